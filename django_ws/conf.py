@@ -1,0 +1,175 @@
+"""The only reader of settings: lazy, typed, with defaults.
+
+``get()`` gives all settings at once as one frozen object, built at first use and again after
+``override_settings``: a connection reads its limits with plain attribute access.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from importlib.util import find_spec
+from typing import Any
+
+from django.apps import apps
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+from django.dispatch import receiver
+
+
+def _positive_int(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{value!r} is not a positive whole number")
+    return value
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
+        raise ValueError(f"{value!r} is not a positive number of seconds")
+    return float(value)
+
+
+def _strings(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ValueError(f"{value!r} is not a list of strings")
+    for index, item in enumerate(value):
+        if not isinstance(item, str):
+            raise ValueError(f"item {index} is {item!r}, not a string")
+    return tuple(value)
+
+
+def _origins(value: Any) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    origins = _strings(value)
+    for origin in origins:
+        if origin == "*":
+            continue
+        scheme, separator, host = origin.partition("://")
+        if not separator or not scheme or not host or "/" in host:
+            raise ValueError(
+                f"{origin!r} is not an origin: write scheme, host and, unless it is the "
+                "scheme's default, port, as in 'https://example.com:8443', or '*' for all"
+            )
+    return origins
+
+
+def _module(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{value!r} is not the dotted path of a module")
+    return value
+
+
+def _default_urlconf() -> str:
+    root = getattr(settings, "ROOT_URLCONF", None)
+    if not root:
+        raise ImproperlyConfigured(
+            "ROOT_WS_URLCONF: neither it nor ROOT_URLCONF is set. Set ROOT_WS_URLCONF to the "
+            "module with the WebSocket routes, for example 'mysite.ws_urls'."
+        )
+    package, _, _ = root.rpartition(".")
+    return f"{package}.ws_urls" if package else "ws_urls"
+
+
+def _default_middleware() -> tuple[str, ...]:
+    if apps.is_installed("django.contrib.auth") and apps.is_installed("django.contrib.sessions"):
+        return ("django_ws.middleware.AuthMiddleware",)
+    return ()
+
+
+def _default_threads() -> int:
+    return min(32, (os.cpu_count() or 1) * 4)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting: its default and the check of its value.
+
+    ``parse`` raises ``ValueError`` saying what is wrong with the value; ``cure`` says what to
+    write instead.
+    """
+
+    default: Callable[[], Any]
+    parse: Callable[[Any], Any]
+    cure: str
+
+
+SETTINGS = {
+    "ROOT_WS_URLCONF": Setting(
+        _default_urlconf, _module, "Name the module with the routes, for example 'mysite.ws_urls'."
+    ),
+    "WS_MIDDLEWARE": Setting(
+        _default_middleware, _strings, "List dotted paths, the outermost middleware first."
+    ),
+    "WS_ALLOWED_ORIGINS": Setting(
+        lambda: None, _origins, "List origins such as 'https://example.com', or leave it unset."
+    ),
+    "WS_MAX_MESSAGE_SIZE": Setting(
+        lambda: 1024 * 1024, _positive_int, "Give bytes, for example 1024 * 1024."
+    ),
+    "WS_SEND_BUFFER": Setting(
+        lambda: 1024 * 1024, _positive_int, "Give bytes, for example 1024 * 1024."
+    ),
+    "WS_PING_INTERVAL": Setting(lambda: 59.0, _seconds, "Give seconds, for example 59."),
+    "WS_CONNECT_TIMEOUT": Setting(lambda: 10.0, _seconds, "Give seconds, for example 10."),
+    "WS_CLOSE_TIMEOUT": Setting(lambda: 10.0, _seconds, "Give seconds, for example 10."),
+    "WS_SYNC_THREADS": Setting(
+        _default_threads, _positive_int, "Give the number of threads, for example 8."
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Conf:
+    """All settings, checked. The field names are the settings' names in lower case."""
+
+    root_ws_urlconf: str
+    ws_middleware: tuple[str, ...]
+    ws_allowed_origins: tuple[str, ...] | None
+    ws_max_message_size: int
+    ws_send_buffer: int
+    ws_ping_interval: float
+    ws_connect_timeout: float
+    ws_close_timeout: float
+    ws_sync_threads: int
+
+
+def read(name: str) -> Any:
+    """One setting's checked value. Raises ``ImproperlyConfigured`` naming setting and cure."""
+    setting = SETTINGS[name]
+    try:
+        value = getattr(settings, name)
+    except AttributeError:
+        return setting.default()
+    try:
+        return setting.parse(value)
+    except ValueError as error:
+        raise ImproperlyConfigured(f"{name}: {error}. {setting.cure}") from None
+
+
+_current: Conf | None = None
+
+
+def get() -> Conf:
+    """All settings now. Raises ``ImproperlyConfigured`` for the first that is wrong."""
+    global _current
+    if _current is None:
+        _current = Conf(**{field.name: read(field.name.upper()) for field in fields(Conf)})
+    return _current
+
+
+@receiver(setting_changed)
+def _forget(*, setting: str, **kwargs: Any) -> None:
+    global _current
+    if setting in SETTINGS or setting in {"ROOT_URLCONF", "INSTALLED_APPS"}:
+        _current = None
+
+
+def has_module(name: str) -> bool:
+    """Whether a module can be imported, without importing it (its parents are)."""
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False

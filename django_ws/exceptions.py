@@ -1,0 +1,91 @@
+"""Every exception of the library, under one base class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class WebSocketError(Exception):
+    """The base of every exception that django_ws raises."""
+
+
+class ConnectionClosed(WebSocketError):
+    """A message could not be sent, or an action was asked for, after the close.
+
+    ``code`` and ``reason`` are the connection's close code and reason;
+    1006 and ``""`` where the peer vanished.
+    """
+
+    def __init__(self, code: int = 1006, reason: str = "") -> None:
+        self.code = code
+        self.reason = reason
+        super().__init__(f"the connection is closed ({code}{': ' + reason if reason else ''})")
+
+
+class MessageDropped(WebSocketError):
+    """A message was dropped on overflow, under ``send_overflow`` "drop_oldest" or "drop_newest"."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the message was dropped: the client reads too slowly and the outbound buffer "
+            "(WS_SEND_BUFFER) is full"
+        )
+
+
+class SendTimeout(WebSocketError, TimeoutError):
+    """A call from a sync hook or another thread was not done in time.
+
+    The action stays queued: only the waiting ended.
+    """
+
+    def __init__(self, action: str, seconds: float) -> None:
+        self.action = action
+        self.seconds = seconds
+        super().__init__(
+            f"{action}() was not done after {seconds:g} s: the client reads too slowly, or the "
+            "event loop is blocked"
+        )
+
+
+class Reject(WebSocketError):
+    """Raise in middleware or ``on_connect`` to refuse the handshake.
+
+    ``status`` is the HTTP status (400 to 599) the client gets where the server offers
+    ``websocket.http.response``; ``reason`` is the body, as text; ``headers`` are more
+    response headers, pairs of ``str``. Raised after the accept it closes the connection
+    with 4000 + status where that is a close code of this library, 1008 otherwise.
+    """
+
+    def __init__(
+        self, status: int = 403, reason: str = "", headers: Iterable[tuple[str, str]] = ()
+    ) -> None:
+        if not 400 <= status <= 599:
+            raise ValueError(f"Reject(status={status!r}): use an HTTP error status, 400 to 599")
+        self.status = status
+        self.reason = reason
+        self.headers = tuple(headers)
+        super().__init__(f"handshake refused with {status}{': ' + reason if reason else ''}")
+
+
+class EncodeError(WebSocketError, TypeError):
+    """A message cannot be encoded. ``path`` names the value: ``$["user"]["avatar"]``."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(f"cannot encode the message: {path}: {reason}")
+
+
+class DecodeError(WebSocketError, ValueError):
+    """The client sent data that the handler's codec cannot decode."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"cannot decode the message: {reason}")
+
+
+class StateError(WebSocketError, RuntimeError):
+    """A method was called at a moment of the connection's life where it means nothing.
+
+    For example ``send()`` before the accept, or ``reject()`` after it.
+    """
