@@ -1,0 +1,110 @@
+"""One rule for every acting method: it starts at the call, and may be awaited or not.
+
+In the connection's event loop a call starts at once and returns an awaitable. In another
+thread (a sync hook, for example) it blocks until done, for a bounded time. In another event
+loop it returns an awaitable for that loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Generator
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
+
+from django_ws.exceptions import SendTimeout
+
+T = TypeVar("T")
+
+BLOCKING_CALL_SECONDS = 10.0
+
+
+class Done(Awaitable[T], Generic[T]):
+    """An action that was over when the call returned; awaiting it costs no turn of the loop."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: T) -> None:
+        self.value = value
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return self.value
+        yield  # makes this a generator
+
+
+DONE: Awaitable[None] = Done(None)
+
+
+class Failed(Awaitable[Any]):
+    """An action that had failed when the call returned: told to whoever awaits it."""
+
+    __slots__ = ("_error",)
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        raise self._error.with_traceback(None)  # one error may be raised to many
+        yield  # makes this a generator
+
+
+class Pending(Awaitable[None]):
+    """An action under way. Cancelling who awaits it does not cancel the action."""
+
+    __slots__ = ("_error", "_waiters", "done")
+
+    def __init__(self) -> None:
+        self.done = False
+        self._error: Exception | None = None
+        # A future only for those who wait, so that nothing is reported as never retrieved.
+        self._waiters: list[asyncio.Future[None]] = []
+
+    def finish(self, error: Exception | None = None) -> None:
+        """Tell the outcome. The first call counts."""
+        if self.done:
+            return
+        self.done = True
+        self._error = error
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
+
+    def __await__(self) -> Generator[Any, None, None]:
+        if not self.done:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            yield from waiter
+        if self._error is not None:
+            raise self._error.with_traceback(None)
+
+
+def act(
+    loop: asyncio.AbstractEventLoop, name: str, start: Callable[[], Awaitable[T]]
+) -> Awaitable[T]:
+    """Start an action in ``loop`` from wherever this is called.
+
+    ``start`` is called once, in the loop. In a thread without an event loop this blocks until
+    the action is over, at most 10 s, and raises ``SendTimeout`` (the action goes on) after
+    that, or whatever the action raised.
+    """
+    try:
+        running = asyncio.get_running_loop()
+    except RuntimeError:
+        result = _submit(loop, start)
+        try:
+            return Done(result.result(BLOCKING_CALL_SECONDS))
+        except TimeoutError:
+            if result.done():
+                raise  # the action's own time-out, not ours
+            raise SendTimeout(name, BLOCKING_CALL_SECONDS) from None
+    if running is loop:
+        return start()
+    return asyncio.wrap_future(_submit(loop, start))
+
+
+def _submit(loop: asyncio.AbstractEventLoop, start: Callable[[], Awaitable[T]]) -> Future[T]:
+    async def started() -> T:
+        return await start()
+
+    return asyncio.run_coroutine_threadsafe(started(), loop)

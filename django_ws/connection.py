@@ -1,0 +1,311 @@
+"""The ASGI state machine of one socket: refuse or accept, send, close.
+
+Speaks ASGI (https://asgi.readthedocs.io/en/latest/specs/www.html#websocket) and knows neither
+handlers nor hooks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from asyncio import current_task
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from contextlib import suppress
+from enum import Enum, auto
+from typing import Any, Literal, cast
+
+from django_ws import conf
+from django_ws.acting import DONE, Failed, act
+from django_ws.close_codes import is_sendable
+from django_ws.exceptions import (
+    ConnectionClosed,
+    MessageDropped,
+    StateError,
+)
+from django_ws.inbound import Inbound
+from django_ws.outbound import Outbound
+from django_ws.types import ASGIApplication, Event, Receive, Scope, Send
+
+logger = logging.getLogger("django.ws.request")
+
+Overflow = Literal["close", "drop_oldest", "drop_newest"]
+
+MAX_REASON_BYTES = 123  # RFC 6455, 5.5: a control frame carries 125 bytes, two are the code
+DROP_WARNING_SECONDS = 10.0
+
+
+class State(Enum):
+    CONNECTING = auto()
+    OPEN = auto()
+    CLOSED = auto()  # a close was sent or received, or the client is gone
+    REFUSED = auto()  # never opened
+    HANDED_OVER = auto()  # to an ASGI application, which speaks to the server itself
+
+
+CONNECTING, OPEN, CLOSED, REFUSED, HANDED_OVER = State  # looked up once: the hot path compares them
+
+
+def _nothing(by_client: bool) -> None: ...
+
+
+class Connection:
+    """One socket. For the event loop's thread, but for ``send_data`` and ``close``.
+
+    ``on_closing(by_client)`` is called once, as soon as the connection begins to end.
+    """
+
+    __slots__ = (
+        "__weakref__", "_closed_future", "_closing", "_dropped", "_send", "_warned_at",
+        "close_code", "close_reason", "executor", "inbound", "loop", "on_closing", "outbound",
+        "overflow", "refuse_after_accept", "scope", "state", "subprotocol", "subprotocols", "task",
+    )  # fmt: skip
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self.loop = loop = asyncio.get_running_loop()
+        self.task = cast(asyncio.Task[Any], asyncio.current_task())  # the server's
+        self.inbound = Inbound(receive, loop, self.client_left)
+        self._send = send
+        self.outbound = Outbound(send, loop, conf.get().ws_send_buffer)
+        self.state = CONNECTING
+        self.close_code: int | None = None
+        self.close_reason = ""
+        self.subprotocol: str | None = None
+        self.subprotocols: Sequence[str] = ()  # those that may be answered
+        self.refuse_after_accept = False  # so that browsers can read the status
+        self.overflow: Overflow = "close"
+        self.on_closing: Callable[[bool], None] = _nothing
+        self.executor: Executor | None = None
+        self._closing: Awaitable[None] = DONE
+        self._dropped = 0  # refused by the overflow policy or after the close
+        self._warned_at: float | None = None
+        self._closed_future: asyncio.Future[None] | None = None
+
+    # Before the accept
+
+    def refuse(
+        self,
+        status: int,
+        body: str = "",
+        headers: Iterable[tuple[str, str]] = (),
+        *,
+        content_type: str = "text/plain; charset=utf-8",
+    ) -> Awaitable[None]:
+        """Answer the handshake with an HTTP status; nothing opens. Later calls do nothing.
+
+        Servers without the extension ``websocket.http.response`` answer 403 whatever the status.
+        With ``refuse_after_accept`` the socket is accepted and closed with 4000 + status.
+        """
+        if self.state is REFUSED:
+            return self._closing
+        if self.state is not CONNECTING:
+            raise StateError("reject() after the accept: use close(code, reason) instead")
+        self._ended(REFUSED, 1006, "")
+        if self.refuse_after_accept:
+            self._put_accept()
+            self._closing = self._put_close(1011 if status == 500 else 4000 + status, body)
+            return self._closing
+        if "websocket.http.response" not in (self.scope.get("extensions") or {}):
+            self._closing = self.outbound.put({"type": "websocket.close", "code": 1000})
+            return self._closing
+        content = body.encode("utf-8", "replace")
+        self.outbound.put(
+            {
+                "type": "websocket.http.response.start",
+                "status": status,
+                "headers": [
+                    (b"content-type", content_type.encode("latin-1")),
+                    (b"content-length", str(len(content)).encode()),
+                    *((name.lower().encode("latin-1"), value.encode("latin-1"))
+                      for name, value in headers),
+                ],
+            }
+        )  # fmt: skip
+        self._closing = self.outbound.put({"type": "websocket.http.response.body", "body": content})
+        return self._closing
+
+    async def settle(self) -> None:
+        """After ``refuse``: let the server finish before the application returns."""
+        with suppress(ConnectionClosed):  # the client did not wait for the answer
+            await self._closing
+        # uvicorn logs an error for an application that returns before the TCP connection is
+        # closed, which takes it some turns of the loop.
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+    def accept(self) -> Awaitable[None]:
+        """Open the connection with the first of ``subprotocols`` that the client offers."""
+        self.state = OPEN
+        return self._put_accept()
+
+    def _put_accept(self) -> Awaitable[None]:
+        offered = self.scope.get("subprotocols") or ()
+        self.subprotocol = next((name for name in self.subprotocols if name in offered), None)
+        event: Event = {"type": "websocket.accept"}
+        if self.subprotocol is not None:
+            event["subprotocol"] = self.subprotocol
+        return self.outbound.put(event)
+
+    async def hand_over(self, application: ASGIApplication, scope: Scope) -> None:
+        """Let an ASGI application have the connection, as if the server had called it."""
+        self.state = HANDED_OVER
+        events: list[Event] = [{"type": "websocket.connect"}]
+
+        async def receive() -> Event:
+            return events.pop() if events else await self.inbound.next()
+
+        await application(scope, receive, self._send)
+
+    # While open
+
+    def send_data(self, data: str | bytes) -> Awaitable[None]:
+        """Send data as a text (``str``) or binary (``bytes``) frame. From any thread or loop.
+
+        Hot path: in the connection's own task, with nothing waiting, the call goes straight to
+        the server's ``send``.
+        """
+        event: Event
+        if isinstance(data, str):
+            event = {"type": "websocket.send", "text": data}
+        else:
+            event = {"type": "websocket.send", "bytes": data}
+        try:
+            own_task = current_task() is self.task
+        except RuntimeError:  # in a thread without an event loop
+            own_task = False
+        outbound = self.outbound
+        if own_task and self.state is OPEN and outbound.writer is None and outbound.broken is None:
+            return outbound.drive(event)
+        return act(self.loop, "send", lambda: self._send_or_drop(event, data))
+
+    def _send_or_drop(self, event: Event, data: str | bytes) -> Awaitable[None]:
+        if self.state is not OPEN:
+            if self.state is CONNECTING:
+                raise StateError("send() before the accept: send in on_open or later")
+            self._dropped += 1
+            logger.debug("WebSocket %s: a message after the close was dropped", self.scope["path"])
+            return Failed(self.closed_error())
+        outbound = self.outbound
+        if not outbound.has_room(data):
+            match self.overflow:
+                case "drop_newest":
+                    self._dropped += 1
+                    self._warn_of_drops()
+                    return Failed(MessageDropped())
+                case "drop_oldest":
+                    while not outbound.has_room(data) and outbound.drop_oldest():
+                        self._warn_of_drops()
+                    if not outbound.has_room(data):  # what remains is half sent already
+                        self._dropped += 1
+                        self._warn_of_drops()
+                        return Failed(MessageDropped())
+                case "close":
+                    self._overflow()
+                    return Failed(self.closed_error())
+        return outbound.put(event)
+
+    def _overflow(self) -> None:
+        self._dropped += 1
+        logger.warning(
+            "WebSocket %s: the client reads too slowly, %d bytes wait: closed with 1013. "
+            "Send less, raise WS_SEND_BUFFER, or set send_overflow on the handler.",
+            self.scope["path"],
+            self.outbound.size,
+        )
+        self.abort(1013, "the client reads too slowly")
+
+    def _warn_of_drops(self) -> None:
+        now = self.loop.time()
+        if self._warned_at is None or now - self._warned_at >= DROP_WARNING_SECONDS:
+            self._warned_at = now
+            logger.warning(
+                "WebSocket %s: the client reads too slowly, %d messages dropped so far "
+                "(send_overflow = %r)",
+                self.scope["path"],
+                self.dropped,
+                self.overflow,
+            )
+
+    @property
+    def dropped(self) -> int:
+        """How many messages were not sent, for whatever reason."""
+        return self._dropped + self.outbound.dropped
+
+    # The end
+
+    @property
+    def closed(self) -> bool:
+        return self.state is CLOSED or self.state is REFUSED
+
+    @property
+    def closed_future(self) -> asyncio.Future[None]:
+        """Done as soon as the connection begins to end; made for the first who asks."""
+        if self._closed_future is None:
+            self._closed_future = self.loop.create_future()
+            if self.closed:
+                self._closed_future.set_result(None)
+        return self._closed_future
+
+    def closed_error(self) -> ConnectionClosed:
+        return ConnectionClosed(self.close_code or 1006, self.close_reason)
+
+    def close(self, code: int = 1000, reason: str = "") -> Awaitable[None]:
+        """Close with a code and a reason (cut to 123 bytes). The first close counts.
+
+        What was sent before it goes out before it. Raises ``ValueError`` for a code that no
+        endpoint may send (RFC 6455, 7.4).
+        """
+        if not is_sendable(code):
+            raise ValueError(
+                f"close({code}): not a code that may be sent. Use 1000 to 1014 (but 1004 to "
+                "1006), or 3000 to 4999 for codes of your own."
+            )
+        return act(self.loop, "close", lambda: self._close(int(code), reason))
+
+    def _close(self, code: int, reason: str) -> Awaitable[None]:
+        if self.state is CONNECTING:
+            return self.refuse(403)
+        if self.state is OPEN:
+            self._closing = self._put_close(code, reason)
+            self._ended(CLOSED, code, reason)
+        return self._closing
+
+    def _put_close(self, code: int, reason: str) -> Awaitable[None]:
+        reason = reason.encode("utf-8", "replace")[:MAX_REASON_BYTES].decode("utf-8", "ignore")
+        return self.outbound.put({"type": "websocket.close", "code": code, "reason": reason})
+
+    def abort(self, code: int, reason: str) -> None:
+        """Close at once, dropping what waits; a client that does not read cannot be told."""
+        if self.state is not OPEN:
+            return
+        if self.outbound.writer is None:
+            self._close(code, reason)
+            return
+        self._ended(CLOSED, code, reason)
+        self.outbound.fail(self.closed_error())
+
+    def client_left(self, event: Event) -> None:
+        """The server said ``websocket.disconnect``."""
+        if self.state is CONNECTING:
+            self._ended(REFUSED, 1006, "", by_client=True)
+        elif self.state is OPEN:
+            code = event.get("code") or 1005
+            if code == 1005 and "reason" not in event:
+                # uvicorn says 1005 for a client that vanished too, but only then no reason.
+                code = 1006
+            self._ended(CLOSED, code, event.get("reason") or "", by_client=True)
+        self.outbound.fail(self.closed_error())
+
+    def _ended(self, state: State, code: int, reason: str, *, by_client: bool = False) -> None:
+        self.state = state
+        self.close_code = code
+        self.close_reason = reason
+        if self._closed_future is not None and not self._closed_future.done():
+            self._closed_future.set_result(None)
+        self.on_closing(by_client)
+
+    def release(self) -> None:
+        """Let go of what refers back here, so that nothing waits for the garbage collector."""
+        self.on_closing = _nothing
+        self.inbound.stop()

@@ -1,0 +1,277 @@
+"""WebSocketHandler: a connection as the user's code sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, cast
+
+from django.utils.timezone import now
+
+from django_ws import conf
+from django_ws.acting import DONE, Done, act
+from django_ws.codecs import Codec, JSONCodec, TextCodec
+from django_ws.connection import OPEN, Connection, Overflow
+from django_ws.exceptions import DecodeError, EncodeError, Reject
+from django_ws.hooks import Hooks, hooks_of
+from django_ws.lifecycle import Life
+from django_ws.request import WebSocketRequest
+from django_ws.tasks import Ended, StartedTask, TaskCallback, TaskFunction, sleep_loop
+
+PING_TASK = "ping"
+_text = TextCodec()
+
+
+class WebSocketHandler:
+    """One instance lives for each connection. Subclass it, override hooks, name it in ``ws_urls``.
+
+    Hooks may be ``async def``, or ``def``: these run in a bounded thread and may use the ORM
+    directly. ``on_task_error`` and task callbacks always run in the event loop.
+
+    Every acting method (``send``, ``close``, ``reject``, ``start_task``, ``cancel_task``)
+    starts at the call and may be called from any thread. In the event loop it may be awaited
+    or not; in a sync hook or another thread it blocks until done, at most 10 s (then
+    ``SendTimeout``). Cancelling who awaits it does not take the action back.
+    """
+
+    codec: Codec = JSONCodec()
+    subprotocols: Sequence[str] = ()
+    max_message_size: int | None = None  # bytes; WS_MAX_MESSAGE_SIZE where None
+    send_overflow: Overflow = "close"
+    reject_with: Literal["http", "close"] = "http"
+    PROCESS_CANCEL_ERRORS = False
+
+    hooks: ClassVar[Hooks]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.hooks = hooks_of(cls, WebSocketHandler)
+
+    def __init__(
+        self,
+        connection: Connection,
+        request: WebSocketRequest,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        self.request = request
+        self.args = args
+        self.kwargs = kwargs
+        self._connection = connection
+        connection.overflow = self.send_overflow
+        connection.subprotocols = self.subprotocols
+        connection.refuse_after_accept = self.reject_with == "close"
+        self._life = Life(connection, self)
+
+    # Hooks
+
+    async def on_connect(self) -> Any:
+        """Before the accept: ``request``, its user and ``kwargs`` are there. May reject."""
+
+    async def on_open(self) -> Any:
+        """The connection is open: ``send`` works from here on."""
+
+    async def on_message(self, message: Any) -> Any:
+        """One decoded message. One at a time, in order."""
+
+    async def on_bytes(self, data: bytes) -> Any:
+        """The raw data of a binary frame; without this hook the codec decodes it too."""
+
+    async def on_close(self) -> Any:
+        """The end: exactly once for each accepted connection, after all tasks have ended.
+
+        ``close_code`` and ``close_reason`` say why. Nothing can be sent any more.
+        """
+
+    async def on_error(self, error: BaseException) -> Any:
+        """An exception in a hook. It is logged already; the connection closes with 1011 after."""
+
+    async def on_decode_error(self, error: DecodeError) -> Any:
+        """The client sent what the codec cannot decode. By default: close with 1007."""
+        await self.close(1007, error.reason)
+
+    def on_task_error(self, error: BaseException) -> Any:
+        """An exception in a background task. It is logged already; the connection stays open.
+
+        Cancellations come here too (as ``CancelledError`` with the message
+        ``TASK_DUPLICATE_STARTED`` or ``TASK_WS_CLOSED``) where ``PROCESS_CANCEL_ERRORS`` is True.
+        """
+
+    # State
+
+    @property
+    def id(self) -> str:
+        """This connection's unique id: 32 random hexadecimal digits."""
+        identity: str | None = self.__dict__.get("_id")
+        if identity is None:
+            identity = self.__dict__.setdefault("_id", secrets.token_hex(16))
+        return identity
+
+    @property
+    def connected(self) -> bool:
+        """Accepted, and not closing or closed."""
+        return self._connection.state is OPEN
+
+    @property
+    def closed(self) -> bool:
+        """A close was sent or received, the client is gone, or the handshake was refused."""
+        return self._connection.closed
+
+    @property
+    def close_code(self) -> int | None:
+        """The close code; 1005 where the client gave none, 1006 where it vanished."""
+        return self._connection.close_code
+
+    @property
+    def close_reason(self) -> str:
+        return self._connection.close_reason
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that was selected, once open."""
+        return self._connection.subprotocol
+
+    @property
+    def dropped(self) -> int:
+        """How many messages could not be sent: on overflow, or after the close."""
+        return self._connection.dropped
+
+    # Sending
+
+    def send(self, message: Any) -> Awaitable[None]:
+        """Encode with ``codec`` and send one message. May be awaited or not.
+
+        Raises ``EncodeError`` (a ``TypeError``) at the call if the message cannot be encoded,
+        and ``StateError`` before the accept. Awaiting returns when the server has taken the
+        message (backpressure), and raises ``ConnectionClosed`` or ``MessageDropped`` if it did
+        not; a message that nobody awaits and that is dropped is counted in ``dropped``.
+        """
+        return self._connection.send_data(self.codec.encode(message))
+
+    def send_text(self, text: str) -> Awaitable[None]:
+        """Send a text frame past the codec. As ``send`` otherwise."""
+        return self._connection.send_data(_text.encode(text))
+
+    def send_bytes(self, data: bytes | bytearray | memoryview) -> Awaitable[None]:
+        """Send a binary frame past the codec. As ``send`` otherwise."""
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise EncodeError("$", f"send_bytes() takes bytes, not {type(data).__name__}")
+        return self._connection.send_data(bytes(data))
+
+    def close(self, code: int = 1000, reason: str = "") -> Awaitable[None]:
+        """Close; what was sent before goes out before. The first close counts.
+
+        ``code`` is 1000 to 1014 (without 1004 to 1006) or 3000 to 4999, else ``ValueError``;
+        ``reason`` is cut to 123 bytes of UTF-8. Before the accept it rejects with 403.
+        """
+        return self._connection.close(code, reason)
+
+    def reject(
+        self, status: int = 403, reason: str = "", headers: Iterable[tuple[str, str]] = ()
+    ) -> Awaitable[None]:
+        """Refuse the handshake, in middleware or ``on_connect``. The caller runs on.
+
+        ``status`` (400 to 599) and ``reason`` (the body, as text) reach clients that can read
+        them; browsers only with ``reject_with = "close"``. Raises ``StateError`` after the accept.
+        """
+        rejection = Reject(status, reason, headers)
+        connection = self._connection
+        return act(
+            connection.loop,
+            "reject",
+            lambda: connection.refuse(status, reason, rejection.headers),
+        )
+
+    # Background tasks
+
+    @property
+    def tasks(self) -> Mapping[str, StartedTask]:
+        """The running background tasks by id; a copy."""
+        return dict(self._life.background.tasks.running)
+
+    def start_task(
+        self,
+        task_id: str,
+        coroutine_function: TaskFunction | Coroutine[Any, Any, Any],
+        callback: TaskCallback | None = None,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> StartedTask:
+        """Start a named background task that ends with the connection at the latest.
+
+        A running task of the same id is cancelled with ``TASK_DUPLICATE_STARTED``; at the end
+        all are cancelled with ``TASK_WS_CLOSED`` and awaited. ``callback(task)`` is called in
+        the event loop when the task has ended, however it ended. Gives the task; awaiting the
+        call confirms the start and does not wait for the end. Raises ``ConnectionClosed``
+        after the close and ``TypeError`` for what is not a coroutine function.
+        """
+
+        def start() -> StartedTask:
+            return self._life.background.tasks.start(
+                task_id, coroutine_function, callback, args, kwargs
+            )
+
+        started: Any = act(self._connection.loop, "start_task", start)
+        if isinstance(started, Done):  # in a thread: it has blocked until started
+            started = started.value
+        return cast(StartedTask, started)
+
+    def cancel_task(self, task_id: str) -> Awaitable[None]:
+        """Cancel a background task; awaiting waits until it has ended. Unknown ids do nothing."""
+
+        def cancel() -> Awaitable[None]:
+            task = self._life.background.tasks.cancel(task_id)
+            if task is None or task is asyncio.current_task():
+                return DONE
+            return Ended(task)
+
+        return act(self._connection.loop, "cancel_task", cancel)
+
+    async def sleep_loop(
+        self,
+        coroutine_function: Callable[..., Awaitable[Any]],
+        seconds: float,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Call ``coroutine_function(*args, **kwargs)`` every ``seconds``, until the close.
+
+        The first call comes after one period. The calls keep to a fixed grid on the monotonic
+        clock: no drift, no overlap; a point that passes during a call is left out. An
+        exception in the function ends the loop and is raised here.
+        """
+        if not seconds > 0:
+            raise ValueError(f"sleep_loop(seconds={seconds!r}): give a positive number")
+        closed = self._connection.closed_future
+        await sleep_loop(coroutine_function, seconds, args, kwargs, closed)
+
+    def start_ping(self, interval: float | None = None) -> StartedTask:
+        """Send ``{"ping": "<ISO time>"}`` every ``interval`` seconds (``WS_PING_INTERVAL``).
+
+        The background task is called ``"ping"``. Protocol pings are the server's affair; these
+        are messages, for clients and proxies that look at traffic.
+        """
+        seconds = conf.get().ws_ping_interval if interval is None else interval
+        return self.start_task(PING_TASK, self.sleep_loop, args=(self._send_ping, seconds))
+
+    async def _send_ping(self) -> None:
+        message = {"ping": now().isoformat()}
+        try:
+            await self.send(message)
+        except EncodeError:  # a codec of text or bytes
+            await self.send_text(json.dumps(message))
+
+    # The life of the connection
+
+    async def run(self) -> None:
+        """From ``on_connect`` to ``on_close``; what the innermost middleware calls."""
+        await self._life.live()
+
+    async def serve(self, chain: Callable[[Any], Awaitable[None]]) -> None:
+        """The whole life, inside the middleware ``chain``. Called once, by the router."""
+        await self._life.serve(chain)
+
+
+WebSocketHandler.hooks = hooks_of(WebSocketHandler, WebSocketHandler)

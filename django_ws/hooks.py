@@ -1,0 +1,48 @@
+"""The hooks of a handler class: which it overrides, and which of those are sync."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+from asgiref.sync import iscoroutinefunction
+
+# Every hook with the names of its arguments after self.
+HOOKS: dict[str, tuple[str, ...]] = {
+    "on_connect": (),
+    "on_open": (),
+    "on_message": ("message",),
+    "on_bytes": ("data",),
+    "on_close": (),
+    "on_error": ("error",),
+    "on_decode_error": ("error",),
+    "on_task_error": ("error",),
+}
+IN_THE_LOOP = {"on_task_error"}  # never in a thread, even as a plain function
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Found once for each class; ``sync`` hooks run in a thread."""
+
+    overridden: frozenset[str]
+    sync: frozenset[str]
+
+
+def hooks_of(handler_class: type, base: type) -> Hooks:
+    """The hooks that ``handler_class`` overrides of those that ``base`` defines."""
+    found: dict[str, Any] = {}
+    for name in HOOKS:
+        function = inspect.getattr_static(handler_class, name, None)
+        if function is not None and function is not inspect.getattr_static(base, name, None):
+            found[name] = function
+    return Hooks(
+        overridden=frozenset(found),
+        sync=frozenset(
+            name
+            for name, function in found.items()
+            if name not in IN_THE_LOOP
+            and not iscoroutinefunction(getattr(function, "__func__", function))
+        ),
+    )

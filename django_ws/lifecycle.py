@@ -1,0 +1,307 @@
+"""The whole life of a connection, from the middleware to the last clean-up, top to bottom.
+
+``serve`` is the outermost: it runs the middleware chain, within ``WS_CONNECT_TIMEOUT``, and
+answers whatever comes out of it. The innermost of the chain is ``live``: ``on_connect``,
+accept, ``on_open``, messages, and always ``_finish``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from django_ws import conf
+from django_ws.background import Background
+from django_ws.calls import MIDDLEWARE, Calls, Handler
+from django_ws.close_codes import CloseCode
+from django_ws.connection import CONNECTING, HANDED_OVER, OPEN, REFUSED, Connection
+from django_ws.exceptions import ConnectionClosed, DecodeError
+from django_ws.outbound import data_size
+from django_ws.sync import own_sync_work
+from django_ws.types import ASGIApplication, Scope
+
+logger = logging.getLogger("django.ws.request")
+
+LAST_SECONDS = 1.0  # what on_close gets at least, and a hook to heed its cancellation
+
+
+class Life:
+    """The life of one connection. Runs in the task in which the server called the application.
+
+    Nothing here makes a task, a queue or a timer for a message. Timers exist during the
+    handshake and while the connection ends.
+    """
+
+    __slots__ = (
+        "_background", "_cancelled", "_deadline", "_finishing", "_stopped", "_timer", "calls",
+        "connection", "handler",
+    )  # fmt: skip
+
+    def __init__(self, connection: Connection, handler: Handler) -> None:
+        self.connection = connection
+        self.handler = handler
+        self.calls = Calls(handler, connection)
+        self._timer: asyncio.TimerHandle | None = None
+        self._deadline: float | None = None  # by when all that is left must have ended
+        self._stopped = False  # no further message is handled
+        self._cancelled = False  # the task was cancelled here, by nobody else
+        self._finishing = False
+        self._background: Background | None = None
+        connection.on_closing = self._closing_begins
+
+    # The handshake
+
+    async def serve(self, chain: Callable[[Any], Awaitable[None]]) -> None:
+        """The outermost: the middleware chain, and an answer to whatever comes out of it."""
+        connection = self.connection
+        own_sync_work(connection)
+        connection.inbound.hook_starts()
+        self._timer = connection.loop.call_later(
+            conf.get().ws_connect_timeout, self._connect_timed_out
+        )
+        try:
+            await chain(self.handler)
+            if connection.state is CONNECTING:
+                logger.warning(
+                    "WebSocket %s: a middleware neither called the next one nor rejected: "
+                    "refused with 403",
+                    connection.scope["path"],
+                )
+                connection.refuse(403)
+        except asyncio.CancelledError:
+            if not self._was_ours():
+                raise
+        except Exception as error:
+            if connection.state is HANDED_OVER:
+                raise  # the server answers it, as it would without us
+            await self.calls.failed(MIDDLEWARE, error)
+        finally:
+            self._set_timer(None)
+            await self._flush()
+            if connection.state is REFUSED:
+                await connection.settle()
+            connection.release()
+
+    async def live(self) -> None:
+        """The innermost: from ``on_connect`` to ``on_close``."""
+        connection = self.connection
+        if connection.state is not CONNECTING:
+            return  # a middleware rejected, and called the next one all the same
+        await self.calls.call("on_connect")
+        if connection.state is not CONNECTING:
+            return
+        self._set_timer(None)
+        try:
+            await connection.accept()
+        except ConnectionClosed:
+            connection.client_left({"type": "websocket.disconnect", "code": 1006})
+            return
+        try:
+            await self.calls.call("on_open")
+            connection.inbound.hook_ends()
+            if not self._stopped:
+                await self._handle_messages()
+        except asyncio.CancelledError:
+            if not self._was_ours():
+                connection.close(CloseCode.GOING_AWAY)
+                raise
+        finally:
+            if connection.state is OPEN:
+                connection.close(CloseCode.INTERNAL_ERROR)
+            await self._finish()
+
+    async def hand_over(self, application: ASGIApplication, scope: Scope) -> None:
+        """The innermost for an ASGI application: the connection is its own from here on."""
+        if self.connection.state is CONNECTING:
+            self._set_timer(None)
+            self.connection.inbound.hook_ends()
+            await self.connection.hand_over(application, scope)
+
+    def _connect_timed_out(self) -> None:
+        if self.connection.state is CONNECTING:
+            logger.warning(
+                "WebSocket %s: %s took longer than WS_CONNECT_TIMEOUT (%g s): refused with 503",
+                self.connection.scope["path"],
+                self.calls.place,
+                conf.get().ws_connect_timeout,
+            )
+            self.connection.refuse(503)
+            self._cancel_task()
+
+    # Messages
+
+    async def _handle_messages(self) -> None:
+        connection, handler, calls = self.connection, self.handler, self.calls
+        inbound = connection.inbound
+        receive, watch, busy = inbound.receive, inbound.watch, inbound.watch.busy
+        on_message = calls.function("on_message")
+        takes_bytes = "on_bytes" in handler.hooks.overridden
+        on_bytes = calls.function("on_bytes")
+        decode = handler.codec.decode
+        max_size = handler.max_message_size or conf.get().ws_max_message_size
+        surely_small = max_size // 4  # characters; UTF-8 takes at most four bytes for one
+        while True:
+            try:
+                event = await (inbound.next() if inbound.ahead else receive())
+            except asyncio.CancelledError:
+                if self._was_ours():
+                    return
+                raise
+            except Exception as error:
+                logger.debug("WebSocket %s: receive failed: %r", connection.scope["path"], error)
+                event = {"type": "websocket.disconnect", "code": 1006}
+            if event["type"] != "websocket.receive":
+                connection.client_left(event)
+                return
+            data = event.get("text")
+            if is_binary := data is None:
+                data = event["bytes"]
+            if len(data) > surely_small and data_size(data) > max_size:
+                self._refuse_size(data_size(data), max_size)
+                return
+            busy[inbound] = False  # as inbound.hook_starts(), without the calls
+            if watch.timer is None:
+                watch.start()
+            try:
+                if is_binary and takes_bytes:
+                    calls.place = "on_bytes"
+                    await on_bytes(data)
+                else:
+                    calls.place = "on_message"
+                    try:
+                        message = decode(data)
+                    except DecodeError as error:
+                        logger.warning("WebSocket %s: %s", connection.scope["path"], error)
+                        await calls.call("on_decode_error", error)
+                    else:
+                        await on_message(message)
+            except (Exception, asyncio.CancelledError) as error:
+                await calls.failed(calls.place, error)
+            finally:
+                del busy[inbound]
+            if self._stopped:
+                return
+
+    def _refuse_size(self, size: int, max_size: int) -> None:
+        path = self.connection.scope["path"]
+        logger.warning("WebSocket %s: a message of %d bytes, %d allowed", path, size, max_size)
+        self.connection.close(CloseCode.TOO_LARGE, f"the message is larger than {max_size} bytes")
+
+    @property
+    def background(self) -> Background:
+        """Made for the first background task: most connections have none."""
+        if self._background is None:
+            self._background = Background(self.handler, self.connection, self.calls)
+        return self._background
+
+    # The end
+
+    def _closing_begins(self, by_client: bool) -> None:
+        """The connection has begun to end, perhaps while a hook runs."""
+        if self._background is not None:
+            self._background.tasks.cancel_all()
+        if self._finishing:
+            return
+        self._deadline = self.connection.loop.time() + conf.get().ws_close_timeout
+        if not by_client:
+            self._stopped = True
+        if self.connection.inbound.in_hook:
+            self._set_timer(self.connection.loop.call_at(self._deadline, self._out_of_time))
+        elif not by_client and asyncio.current_task() is not self.connection.task:
+            self._cancel_task()  # it waits for an event; the client's own close would be one
+
+    def _out_of_time(self) -> None:
+        logger.warning(
+            "WebSocket %s: %s did not end within WS_CLOSE_TIMEOUT (%g s) of the close: cancelled",
+            self.connection.scope["path"],
+            self.calls.place,
+            conf.get().ws_close_timeout,
+        )
+        self._stopped = True
+        self._cancel_task()
+        self._set_timer(self.connection.loop.call_later(LAST_SECONDS, self._leave_behind))
+
+    def _leave_behind(self) -> None:
+        logger.error(
+            "WebSocket %s: %s ignores its cancellation; the connection ends without it. "
+            "Raise asyncio.CancelledError again after catching it.",
+            self.connection.scope["path"],
+            self.calls.place,
+        )
+        if self.connection.state is not REFUSED:
+            self.background.start(self._finish(), "django_ws last rites")
+
+    async def _finish(self) -> None:
+        """Tasks end, then ``on_close`` runs, then what still waits is sent."""
+        if self._finishing:
+            return
+        self._finishing = True
+        self._set_timer(None)
+        try:
+            if self._background is not None:
+                await self._await_background(self._background)
+        finally:
+            try:
+                if "on_close" in self.handler.hooks.overridden:
+                    await self._call_on_close()
+            finally:
+                await self._flush()
+
+    async def _flush(self) -> None:
+        """Let the server take what still waits."""
+        outbound = self.connection.outbound
+        if outbound.writer is not None:
+            await self._wait_or_log({outbound.writer})
+            outbound.fail(self.connection.closed_error())
+
+    async def _await_background(self, background: Background) -> None:
+        await self._wait_or_log(background.tasks.alive)
+        await self._wait_or_log(background.side - {asyncio.current_task()})
+
+    async def _call_on_close(self) -> None:
+        try:
+            async with asyncio.timeout(max(self._remaining, LAST_SECONDS)) as timeout:
+                await self.calls.call("on_close")
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+            logger.warning(
+                "WebSocket %s: on_close did not end within WS_CLOSE_TIMEOUT: cancelled",
+                self.connection.scope["path"],
+            )
+
+    async def _wait_or_log(self, tasks: set[Any]) -> None:
+        if not tasks:
+            return
+        _, late = await asyncio.wait(tasks, timeout=self._remaining)
+        if late:
+            logger.warning(
+                "WebSocket %s: still running WS_CLOSE_TIMEOUT after the close, left behind: %s",
+                self.connection.scope["path"],
+                ", ".join(sorted(task.get_name() for task in late)),
+            )
+
+    @property
+    def _remaining(self) -> float:
+        now = self.connection.loop.time()
+        if self._deadline is None:
+            self._deadline = now + conf.get().ws_close_timeout
+        return max(0.0, self._deadline - now)
+
+    def _set_timer(self, timer: asyncio.TimerHandle | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = timer
+
+    def _cancel_task(self) -> None:
+        self._cancelled = True
+        self.connection.task.cancel()
+
+    def _was_ours(self) -> bool:
+        """Whether this class cancelled the task, and nobody else did."""
+        if not self._cancelled:
+            return False
+        self._cancelled = False
+        return self.connection.task.uncancel() == 0

@@ -1,0 +1,189 @@
+"""The outbound buffer of one connection: drives the server's ``send``, keeps order and bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import types
+from asyncio import current_task
+from collections import deque
+from collections.abc import Awaitable, Generator
+from typing import Any
+
+from django_ws.acting import DONE, Failed, Pending
+from django_ws.exceptions import ConnectionClosed, MessageDropped, WebSocketError
+from django_ws.types import Event, Send
+
+MESSAGE_OVERHEAD = 100  # bytes counted for each waiting message besides its own
+
+
+class Outbound:
+    """Sends events in the order of the calls. For the event loop's thread only.
+
+    Hot path: the server's ``send`` is driven by hand, with no task, queue or future, because
+    nearly always it finishes without suspending. When it does suspend (the client reads too
+    slowly), a writer task takes that call over, and what is sent meanwhile waits here until
+    the writer has come to it. When nothing waits any more the writer ends.
+    """
+
+    __slots__ = (
+        "_context", "_in_flight", "_limit", "_loop", "_run", "_send", "_waiting", "broken",
+        "dropped", "size", "writer",
+    )  # fmt: skip
+
+    def __init__(self, send: Send, loop: asyncio.AbstractEventLoop, limit: int) -> None:
+        self._send = send
+        self._loop = loop
+        self._limit = limit
+        # The server's send always runs in this one context, whichever task sends: it never
+        # sees a stranger's variables, and may reset its own after a suspension.
+        self._context = contextvars.copy_context()
+        self._run = self._context.run
+        self.writer: asyncio.Task[None] | None = None  # while anything waits
+        self._in_flight: _Waiting | None = None
+        self._waiting: deque[_Waiting] | None = None
+        self.size = 0  # bytes that wait
+        self.broken: ConnectionClosed | None = None
+        self.dropped = 0
+
+    def put(self, event: Event) -> Awaitable[None]:
+        """Send one event, or let it wait its turn behind others."""
+        if self.broken is not None:
+            return self._refuse(event, self.broken)
+        # Outside a task (in a callback of the loop) no server expects to be driven.
+        if self.writer is None and current_task() is not None:
+            return self.drive(event)
+        return self._wait(event, None)
+
+    def drive(self, event: Event) -> Awaitable[None]:
+        """Send one event now. Only inside a task, while nothing waits."""
+        call: Any = self._send(event)
+        try:
+            step = call.send
+        except AttributeError:  # an awaitable that is no coroutine
+            call = call.__await__()
+            step = call.send
+        try:
+            suspended_on = self._run(step, None)
+        except StopIteration:
+            return DONE
+        except Exception as error:
+            # Whatever a server raises here means that the connection is gone.
+            return self._refuse(event, self._break(error))
+        return self._wait(event, _resume(call, suspended_on))
+
+    def has_room(self, data: str | bytes) -> bool:
+        """Whether data may wait; the first message always may."""
+        return self.size == 0 or self.size + data_size(data) + MESSAGE_OVERHEAD <= self._limit
+
+    def drop_oldest(self) -> bool:
+        """Drop the message that has waited longest; not the one under way, which is half sent."""
+        if not self._waiting:
+            return False
+        self._drop(self._waiting.popleft(), MessageDropped())
+        return True
+
+    def fail(self, error: ConnectionClosed) -> None:
+        """The connection is gone: drop all that waits, cancel the call under way."""
+        if self.broken is None:
+            self.broken = error
+        if self.writer is not None:
+            self.writer.cancel()
+        self._drop_all(error)
+
+    def _wait(self, event: Event, call: Awaitable[None] | None) -> Awaitable[None]:
+        item = _Waiting(event, call)
+        self.size += item.size
+        if self.writer is not None:
+            if self._waiting is None:
+                self._waiting = deque()
+            self._waiting.append(item)
+        else:
+            self._in_flight = item
+            self.writer = self._loop.create_task(
+                self._write(item), name="django_ws outbound", context=self._context
+            )
+        return item.pending
+
+    async def _write(self, item: _Waiting) -> None:
+        try:
+            while True:
+                await (item.call or self._send(item.event))
+                self.size -= item.size
+                item.pending.finish()
+                if not self._waiting:
+                    break
+                item = self._in_flight = self._waiting.popleft()
+        except Exception as error:
+            self._break(error)
+        except asyncio.CancelledError as error:
+            self._break(error)
+            raise
+        finally:
+            self._in_flight = None if item.pending.done else item
+            self.writer = None
+            if self.broken is not None:
+                self._drop_all(self.broken)
+
+    def _break(self, cause: BaseException) -> ConnectionClosed:
+        if self.broken is None:
+            self.broken = ConnectionClosed()
+            self.broken.__cause__ = cause
+        return self.broken
+
+    def _refuse(self, event: Event, error: ConnectionClosed) -> Awaitable[None]:
+        if event["type"] == "websocket.send":
+            self.dropped += 1
+        return Failed(error)
+
+    def _drop_all(self, error: ConnectionClosed) -> None:
+        if self._in_flight is not None:
+            self._drop(self._in_flight, error)
+            self._in_flight = None
+        while self._waiting:
+            self._drop(self._waiting.popleft(), error)
+
+    def _drop(self, item: _Waiting, error: WebSocketError) -> None:
+        if item.pending.done:
+            return
+        self.size -= item.size
+        if item.event["type"] == "websocket.send":
+            self.dropped += 1
+        item.pending.finish(error)
+
+
+class _Waiting:
+    """An event that the server has not taken yet; ``call`` where its ``send`` has begun."""
+
+    __slots__ = ("call", "event", "pending", "size")
+
+    def __init__(self, event: Event, call: Awaitable[None] | None) -> None:
+        self.event = event
+        self.call = call
+        self.pending = Pending()
+        self.size = 0  # a close frame is never refused a place
+        if event["type"] == "websocket.send":
+            data = event["text"] if "text" in event else event["bytes"]
+            self.size = data_size(data) + MESSAGE_OVERHEAD
+
+
+def data_size(data: str | bytes) -> int:
+    """The bytes that data takes on the wire."""
+    if isinstance(data, bytes) or data.isascii():
+        return len(data)
+    return len(data.encode())
+
+
+@types.coroutine
+def _resume(call: Any, suspended_on: Any) -> Generator[Any, Any, None]:
+    """Go on with a coroutine that was driven by hand to its first suspension."""
+    try:
+        while True:
+            try:
+                sent = yield suspended_on
+            except BaseException as error:
+                suspended_on = call.throw(error)
+            else:
+                suspended_on = call.send(sent)
+    except StopIteration:
+        return

@@ -1,0 +1,59 @@
+"""How an exception in the user's code is told: the log, Django's signal, the debug reason."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.conf import settings
+from django.core.signals import got_request_exception
+
+from django_ws.request import WebSocketRequest
+
+logger = logging.getLogger("django.ws.request")
+
+
+async def report_error(
+    sender: type, request: WebSocketRequest, connection_id: str, place: str, error: BaseException
+) -> None:
+    """Log one exception with traceback, and send ``got_request_exception``.
+
+    In a thread, as Django does it: a log handler may send mail, a receiver may use the network.
+    """
+    report = sync_to_async(_report)
+    try:
+        # Whatever happens to the connection meanwhile, the exception gets told.
+        await asyncio.shield(report(sender, request, connection_id, place, error))
+    except Exception:
+        logger.exception("WebSocket %s: reporting an exception failed", request.path)
+
+
+def _report(
+    sender: type, request: WebSocketRequest, connection_id: str, place: str, error: BaseException
+) -> None:
+    user = getattr(request, "user", None)
+    logger.error(
+        "WebSocket %s: exception in %s (user %s, connection %s)",
+        request.path,
+        place,
+        user,
+        connection_id,
+        exc_info=error,
+        extra={"request": request, "status_code": 500},
+    )
+    try:
+        raise error  # receivers ask sys.exc_info()
+    except BaseException:
+        got_request_exception.send(sender=sender, request=request)
+
+
+def debug_reason(error: BaseException) -> str:
+    """What the client may know of an exception: its type and text with DEBUG, else nothing."""
+    return f"{type(error).__name__}: {error}" if settings.DEBUG else ""
+
+
+def describe(value: Any) -> str:
+    """A class or function by its dotted path, for messages."""
+    return f"{value.__module__}.{value.__qualname__}"

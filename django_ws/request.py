@@ -1,0 +1,93 @@
+"""The handshake as a Django request."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from django.core.handlers.asgi import ASGIRequest, get_script_prefix
+from django.http import QueryDict, parse_cookie
+from django.views.debug import SafeExceptionReporterFilter, get_default_exception_reporter_filter
+
+from django_ws.types import Scope
+
+SCHEMES = {"ws": "http", "wss": "https"}
+
+
+def header_values(scope: Mapping[str, Any], name: bytes) -> list[str]:
+    """All occurrences of one header of the handshake; ``name`` in lower case."""
+    # Not every server lowers the names, though ASGI asks for it.
+    return [value.decode("latin-1") for key, value in scope["headers"] if key.lower() == name]
+
+
+class WebSocketRequest(ASGIRequest):
+    """The handshake, an HTTP GET, as Django's ``ASGIRequest`` for views, forms and templates.
+
+    ``path``, ``GET``, ``COOKIES``, ``headers``, ``META``, ``resolver_match``, ``get_host()``,
+    ``is_secure()`` (true for wss) and ``scope`` are there; ``session``, ``user`` and ``auser()``
+    where a middleware sets them. The scope is the server's, unchanged.
+
+    What an idle connection does not need (``META`` and the headers in it) is only built when
+    it is asked for.
+    """
+
+    # Constants of every handshake: a GET without a body.
+    method = "GET"
+    content_type = ""
+    content_params: dict[str, str] | None = {}
+    _stream = io.BytesIO()
+    _post_parse_error = False
+    _read_started = False
+    _upload_handlers: list[Any] = []  # Django's own attribute, never filled
+
+    def __init__(self, scope: Scope) -> None:
+        # Not super().__init__: it would build META and read a body that does not exist.
+        self.scope = scope
+        self.path = scope["path"]
+        self.script_name = get_script_prefix(scope)
+        self.path_info = self.path.removeprefix(self.script_name) or "/"
+        self.resolver_match = None
+
+    @cached_property
+    def META(self) -> dict[str, Any]:  # type: ignore[override]
+        http_scope = {**self.scope, "method": self.method, "query_string": self._query_string}
+        return ASGIRequest(http_scope, io.BytesIO()).META
+
+    @cached_property
+    def GET(self) -> QueryDict:  # type: ignore[override]
+        return QueryDict(self._query_string)
+
+    @property
+    def _query_string(self) -> str:
+        # A browser percent-encodes; what else comes must not end in an exception.
+        query: bytes = self.scope.get("query_string", b"")
+        return query.decode("utf-8", "replace")
+
+    @cached_property
+    def COOKIES(self) -> dict[str, str]:  # type: ignore[override]
+        return parse_cookie("; ".join(header_values(self.scope, b"cookie")))
+
+    async def auser(self) -> Any:
+        """The user, loaded before any hook runs; ``AttributeError`` without AuthMiddleware."""
+        return self.user
+
+    def _get_scheme(self) -> str:
+        scheme: str = self.scope.get("scheme", "ws")
+        return SCHEMES.get(scheme, scheme)
+
+    @property
+    def exception_reporter_filter(self) -> SafeExceptionReporterFilter:  # type: ignore[override]
+        """What hides secrets in error reports: Django's filter, and the subprotocol header."""
+        return _hiding_subprotocol(type(get_default_exception_reporter_filter()))
+
+
+def _hiding_subprotocol(base: type[SafeExceptionReporterFilter]) -> SafeExceptionReporterFilter:
+    class HidingFilter(base):  # type: ignore[misc,valid-type]
+        def get_safe_request_meta(self, request: Any) -> dict[str, Any]:
+            meta: dict[str, Any] = super().get_safe_request_meta(request)
+            name = "HTTP_SEC_WEBSOCKET_PROTOCOL"  # browsers can carry a token nowhere else
+            return {**meta, name: self.cleansed_substitute} if name in meta else meta
+
+    return HidingFilter()

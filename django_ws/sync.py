@@ -1,0 +1,164 @@
+"""Bounded threads for sync hooks and the ORM, and the hygiene of their database connections.
+
+Django and asgiref run blocking code through ``sync_to_async``, which takes one thread for
+everything or one thread for each "thread-sensitive context". Here all connections share one
+context, whose executor hands each connection's calls, one at a time and in order, to whichever
+thread of a bounded pool is free. So a slow query holds up its own connection alone, and there
+are never more threads, or database connections, than ``WS_SYNC_THREADS``.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextvars import ContextVar
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+from asgiref.sync import SyncToAsync, ThreadSensitiveContext
+from django.conf import settings
+from django.core.signals import setting_changed
+from django.db import connections, reset_queries
+from django.dispatch import receiver
+
+from django_ws import conf
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class OwnsExecutor(Protocol):
+    """What has sync work of its own to be run in order: a connection."""
+
+    executor: Executor | None
+
+
+_pool: ThreadPoolExecutor | None = None
+_pool_lock = threading.Lock()
+
+
+def pool() -> ThreadPoolExecutor:
+    """The process's threads, made at first use, at most ``WS_SYNC_THREADS`` of them."""
+    global _pool
+    with _pool_lock:
+        if _pool is None:
+            _pool = ThreadPoolExecutor(conf.get().ws_sync_threads, thread_name_prefix="django_ws")
+        return _pool
+
+
+@receiver(setting_changed)
+def _resize(*, setting: str, **kwargs: Any) -> None:
+    global _pool
+    if setting == "WS_SYNC_THREADS":
+        with _pool_lock:
+            old, _pool = _pool, None
+        if old is not None:
+            old.shutdown(wait=False)
+
+
+def clean_databases() -> None:
+    """End a unit of work: close this thread's connections that are broken or past their age.
+
+    Inside an atomic block (a test's transaction) Django's own check closes nothing.
+    """
+    if settings.DEBUG:
+        reset_queries()
+    for connection in connections.all(initialized_only=True):
+        connection.close_if_unusable_or_obsolete()
+
+
+def run_unit(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run one unit of work in this thread, with its database connections checked around it."""
+    clean_databases()
+    try:
+        return function(*args, **kwargs)
+    finally:
+        clean_databases()
+
+
+class InOrder(Executor):
+    """One connection's sync work: one call at a time, in order, in whichever thread is free."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._running = False
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        future: Future[R] = Future()
+        with self._lock:
+            self._waiting.append((future, lambda: run_unit(fn, *args, **kwargs)))
+            if self._running:
+                return future
+            self._running = True
+        pool().submit(self._run_next)
+        return future
+
+    def _run_next(self) -> None:
+        with self._lock:
+            future, call = self._waiting.popleft()
+        if future.set_running_or_notify_cancel():
+            try:
+                result = call()
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+        del future, call
+        with self._lock:
+            if not self._waiting:
+                self._running = False
+                return
+        # One call for each place in the pool's queue: a busy connection takes its turn.
+        pool().submit(self._run_next)
+
+
+_everything: ContextVar[Executor | None] = ContextVar("django_ws_sync_everything", default=None)
+_owner: ContextVar[OwnsExecutor | None] = ContextVar("django_ws_sync_owner", default=None)
+
+
+class _ByOwner(Executor):
+    """Gives each call to the executor of the connection in whose context it was made."""
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        everything = _everything.get()
+        if everything is not None:
+            return everything.submit(fn, *args, **kwargs)
+        owner = _owner.get()
+        if owner is None:
+            return pool().submit(lambda: run_unit(fn, *args, **kwargs))
+        if owner.executor is None:
+            owner.executor = InOrder()
+        return owner.executor.submit(fn, *args, **kwargs)
+
+
+_context = ThreadSensitiveContext()
+SyncToAsync.context_to_thread_executor[_context] = _ByOwner()
+
+
+def own_sync_work(owner: OwnsExecutor) -> None:
+    """Give the sync work of the current task, and of the tasks it starts, to ``owner``.
+
+    Costs two context variables; threads and the owner's executor are made when first needed.
+    """
+    SyncToAsync.thread_sensitive_context.set(_context)
+    _owner.set(owner)
+
+
+def give_everything_to(executor: Executor) -> None:
+    """Let ``executor`` run all sync work of the current context, as it stands.
+
+    For tests: the ORM must work in the thread that holds the test's transaction.
+    """
+    _everything.set(executor)
+
+
+def _after_fork() -> None:
+    global _pool
+    _pool = None  # its threads stayed with the parent
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
