@@ -1,0 +1,56 @@
+"""WebSockets for Django: handler classes on ASGI."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from django_ws.asgi import get_websocket_application
+    from django_ws.close_codes import CloseCode
+    from django_ws.exceptions import ConnectionClosed, Reject
+    from django_ws.handler import WebSocketHandler
+    from django_ws.request import WebSocketRequest
+    from django_ws.routing import ws_reverse, ws_url
+    from django_ws.tasks import TASK_DUPLICATE_STARTED, TASK_WS_CLOSED
+
+__all__ = [
+    "TASK_DUPLICATE_STARTED",
+    "TASK_WS_CLOSED",
+    "CloseCode",
+    "ConnectionClosed",
+    "Reject",
+    "WebSocketHandler",
+    "WebSocketRequest",
+    "__version__",
+    "get_websocket_application",
+    "ws_reverse",
+    "ws_url",
+]
+
+_MODULES = {
+    "TASK_DUPLICATE_STARTED": "tasks",
+    "TASK_WS_CLOSED": "tasks",
+    "CloseCode": "close_codes",
+    "ConnectionClosed": "exceptions",
+    "Reject": "exceptions",
+    "WebSocketHandler": "handler",
+    "WebSocketRequest": "request",
+    "get_websocket_application": "asgi",
+    "ws_reverse": "routing",
+    "ws_url": "routing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Names are imported when first used: Django imports this package while it reads
+    # INSTALLED_APPS, before anything that needs the settings may be imported.
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"django_ws.{_MODULES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

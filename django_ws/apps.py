@@ -1,0 +1,13 @@
+"""The Django app: registers the system checks."""
+
+from django.apps import AppConfig
+
+
+class DjangoWSConfig(AppConfig):
+    """What ``"django_ws"`` in ``INSTALLED_APPS`` stands for."""
+
+    name = "django_ws"
+    verbose_name = "WebSockets"
+
+    def ready(self) -> None:
+        from django_ws import checks  # noqa: F401  (importing registers them)

@@ -1,0 +1,88 @@
+"""get_websocket_application(): http to Django, websocket to the routes, lifespan."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import django
+from django.conf import settings
+from django.core.handlers.asgi import ASGIHandler
+from django.urls import Resolver404, set_script_prefix
+
+from django_ws import routing
+from django_ws.connection import Connection
+from django_ws.lifespan import lifespan
+from django_ws.middleware.chain import chain
+from django_ws.origin import Refusal, check_origin
+from django_ws.request import WebSocketRequest
+from django_ws.types import ASGIApplication, Receive, Scope, Send
+
+logger = logging.getLogger("django.ws.request")
+
+
+def get_websocket_application(http_app: ASGIApplication | None = None) -> WebSocketApplication:
+    """Set Django up and give the ASGI application of the whole site.
+
+    ``http`` goes to Django, or to ``http_app``; ``websocket`` goes to the routes of
+    ``ROOT_WS_URLCONF``; ``lifespan`` is answered, and ``http_app`` takes part in it where it
+    can. Call it in ``asgi.py`` in the place of ``get_asgi_application()``.
+    """
+    django.setup(set_prefix=False)
+    return WebSocketApplication(http_app)
+
+
+class WebSocketApplication:
+    """The ASGI application. One serves any number of connections and event loops."""
+
+    def __init__(self, http_app: ASGIApplication | None = None) -> None:
+        self.http_app = http_app
+        self._http: Any = http_app or ASGIHandler()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        match scope["type"]:
+            case "websocket":
+                await serve_websocket(scope, receive, send)
+            case "lifespan":
+                await lifespan(scope, receive, send, self.http_app)
+            case _:
+                await self._http(scope, receive, send)
+
+
+async def serve_websocket(scope: Scope, receive: Receive, send: Send) -> None:
+    """One connection: handshake checks, the route, then its handler's life."""
+    event = await receive()
+    if event["type"] != "websocket.connect":
+        return  # the client left before the server called
+    connection = Connection(scope, receive, send)
+    try:
+        check_origin(scope)
+    except Refusal as refusal:
+        logger.warning(
+            "WebSocket %s refused with %d: %s", scope["path"], refusal.status, refusal.message
+        )
+        connection.refuse(refusal.status)
+        await connection.settle()
+        return
+    request = WebSocketRequest(scope)
+    if request.script_name:
+        set_script_prefix(f"{request.script_name.rstrip('/')}/")
+    try:
+        match = routing.resolve(request.path_info)
+    except Resolver404 as not_found:
+        logger.info("WebSocket %s refused with 404: no route", request.path)
+        connection.refuse(404, _tried(request, not_found) if settings.DEBUG else "Not Found")
+        await connection.settle()
+        return
+    request.resolver_match = match
+    handler = routing.new_handler(match, connection, request)
+    await handler.serve(chain())
+
+
+def _tried(request: WebSocketRequest, not_found: Resolver404) -> str:
+    """The routes that were tried, for the developer."""
+    tried = not_found.args[0].get("tried", []) if not_found.args else []
+    routes = ["".join(str(pattern.pattern) for pattern in patterns) for patterns in tried]
+    return "\n".join(
+        [f"No WebSocket route matches {request.path_info!r}. Tried, in order:", *routes, ""]
+    )

@@ -1,0 +1,50 @@
+"""Any ASGI application as a route, behind the origin check and the middleware."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django_ws.connection import Connection
+from django_ws.handler import WebSocketHandler
+from django_ws.request import WebSocketRequest
+from django_ws.types import ASGIApplication, Scope
+
+
+class ASGIApplicationHandler(WebSocketHandler):
+    """What stands for an ASGI application in the middleware chain: its ``run`` calls it.
+
+    The application gets a copy of the server's scope with ``url_route``, ``user``, ``session``
+    and ``cookies``, as Channels' middleware would set them. From then on the connection is the
+    application's: no time-out, limit or hook of a handler applies.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        request: WebSocketRequest,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        application: ASGIApplication,
+    ) -> None:
+        super().__init__(connection, request, args, kwargs)
+        self.application = application
+
+    async def run(self) -> None:
+        await self._life.hand_over(self.application, self._scope())
+
+    def _scope(self) -> Scope:
+        request = self.request
+        user = getattr(request, "user", None)
+        return {
+            **request.scope,
+            "url_route": {"args": self.args, "kwargs": self.kwargs},
+            "user": _anonymous_user() if user is None else user,
+            "session": getattr(request, "session", {}),
+            "cookies": request.COOKIES,
+        }
+
+
+def _anonymous_user() -> Any:
+    from django.contrib.auth.models import AnonymousUser  # needs Django to be set up
+
+    return AnonymousUser()

@@ -1,0 +1,61 @@
+"""AuthMiddleware: the log-in of Django's session, as on any page of the site."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from importlib import import_module
+from types import SimpleNamespace
+from typing import Any, cast
+
+from django.conf import settings
+from django.contrib.auth import aget_user
+from django.contrib.sessions.backends.base import SessionBase
+from django.http import HttpRequest
+
+from django_ws.handler import WebSocketHandler
+
+
+class AuthMiddleware:
+    """Sets ``request.session``, ``request.user`` and ``request.auser()`` before any hook runs.
+
+    The user is loaded with Django's own ``aget_user``: authentication backends, session hash
+    and ``SECRET_KEY_FALLBACKS`` count as on a page. The handshake itself writes nothing to the
+    session; your code may, and saves with ``await self.request.session.asave()``.
+    """
+
+    def __init__(self, func: Callable[[WebSocketHandler], Awaitable[None]]) -> None:
+        # Here and not above: models can only be imported once Django is set up.
+        from django.contrib.auth.models import AnonymousUser
+
+        self.func = func
+        self.anonymous_user = AnonymousUser
+        self.session_store: type[SessionBase] = import_module(settings.SESSION_ENGINE).SessionStore
+
+    async def __call__(self, ws: WebSocketHandler) -> None:
+        request = ws.request
+        session_key = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
+        request.session = self.session_store(session_key)
+        if session_key:
+            reading = SimpleNamespace(session=_ReadOnlySession(request.session))
+            request.user = await aget_user(cast(HttpRequest, reading))
+        else:
+            request.user = self.anonymous_user()
+        await self.func(ws)
+
+
+class _ReadOnlySession:
+    """A session as ``aget_user`` needs it, whose writes do nothing.
+
+    ``aget_user`` rotates a session whose hash was made with a fallback key and flushes one
+    whose hash is wrong. A handshake can send no new cookie back, so that would log the user
+    out of the site.
+    """
+
+    def __init__(self, session: SessionBase) -> None:
+        self.aget = session.aget
+
+    async def acycle_key(self) -> None: ...
+
+    async def aset(self, key: str, value: Any) -> None: ...
+
+    async def aflush(self) -> None: ...
