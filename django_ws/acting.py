@@ -8,11 +8,13 @@ loop it returns an awaitable for that loop.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
-from django_ws.exceptions import SendTimeout
+from django_ws.exceptions import ConnectionClosed, SendTimeout
 
 T = TypeVar("T")
 
@@ -32,7 +34,28 @@ class Done(Awaitable[T], Generic[T]):
         yield  # makes this a generator
 
 
-DONE: Awaitable[None] = Done(None)
+_done_in: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
+
+
+def done(loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
+    """A future of this loop that is done: the cheapest thing to await."""
+    global _done_in
+    if _done_in is None or _done_in[0] is not loop:
+        future = loop.create_future()
+        future.set_result(None)
+        _done_in = loop, future
+    return _done_in[1]
+
+
+if sys.version_info >= (3, 12):
+    from asyncio import current_task
+else:
+    from asyncio.tasks import _current_tasks  # type: ignore[attr-defined]
+
+    def current_task() -> asyncio.Task[Any] | None:
+        """asyncio's function, which is slow before it was rewritten in C for Python 3.12."""
+        task: asyncio.Task[Any] | None = _current_tasks.get(asyncio.get_running_loop())
+        return task
 
 
 class Failed(Awaitable[Any]):
@@ -79,6 +102,32 @@ class Pending(Awaitable[None]):
             raise self._error.with_traceback(None)
 
 
+class Elsewhere(Awaitable[T], Generic[T]):
+    """An action in another event loop. Cancelling who awaits it does not cancel the action."""
+
+    __slots__ = ("_result",)
+
+    def __init__(self, result: Future[T]) -> None:
+        self._result = result
+
+    def __await__(self) -> Generator[Any, None, T]:
+        if not self._result.done():
+            loop = asyncio.get_running_loop()
+            waiter = loop.create_future()
+
+            def done() -> None:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+            def wake(_: Future[T]) -> None:
+                with suppress(RuntimeError):  # the loop that waited has been closed
+                    loop.call_soon_threadsafe(done)
+
+            self._result.add_done_callback(wake)
+            yield from waiter
+        return self._result.result()
+
+
 def act(
     loop: asyncio.AbstractEventLoop, name: str, start: Callable[[], Awaitable[T]]
 ) -> Awaitable[T]:
@@ -100,11 +149,18 @@ def act(
             raise SendTimeout(name, BLOCKING_CALL_SECONDS) from None
     if running is loop:
         return start()
-    return asyncio.wrap_future(_submit(loop, start))
+    return Elsewhere(_submit(loop, start))
 
 
 def _submit(loop: asyncio.AbstractEventLoop, start: Callable[[], Awaitable[T]]) -> Future[T]:
     async def started() -> T:
         return await start()
 
-    return asyncio.run_coroutine_threadsafe(started(), loop)
+    coroutine = started()
+    try:
+        return asyncio.run_coroutine_threadsafe(coroutine, loop)
+    except RuntimeError:  # the loop has been closed, and every connection in it ended
+        coroutine.close()
+        gone: Future[T] = Future()
+        gone.set_exception(ConnectionClosed())
+        return gone

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from asyncio import current_task
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -16,7 +15,7 @@ from enum import Enum, auto
 from typing import Any, Literal, cast
 
 from django_ws import conf
-from django_ws.acting import DONE, Failed, act
+from django_ws.acting import Failed, act, current_task, done
 from django_ws.close_codes import is_sendable
 from django_ws.exceptions import (
     ConnectionClosed,
@@ -77,7 +76,7 @@ class Connection:
         self.overflow: Overflow = "close"
         self.on_closing: Callable[[bool], None] = _nothing
         self.executor: Executor | None = None
-        self._closing: Awaitable[None] = DONE
+        self._closing: Awaitable[None] = done(loop)
         self._dropped = 0  # refused by the overflow policy or after the close
         self._warned_at: float | None = None
         self._closed_future: asyncio.Future[None] | None = None

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, cast
 from django.utils.timezone import now
 
 from django_ws import conf
-from django_ws.acting import DONE, Done, act
+from django_ws.acting import Done, act, done
 from django_ws.codecs import Codec, JSONCodec, TextCodec
 from django_ws.connection import OPEN, Connection, Overflow
 from django_ws.exceptions import DecodeError, EncodeError, Reject
@@ -224,7 +224,7 @@ class WebSocketHandler:
         def cancel() -> Awaitable[None]:
             task = self._life.background.tasks.cancel(task_id)
             if task is None or task is asyncio.current_task():
-                return DONE
+                return done(self._connection.loop)
             return Ended(task)
 
         return act(self._connection.loop, "cancel_task", cancel)

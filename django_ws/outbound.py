@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import types
-from asyncio import current_task
 from collections import deque
 from collections.abc import Awaitable, Generator
 from typing import Any
 
-from django_ws.acting import DONE, Failed, Pending
+from django_ws.acting import Failed, Pending, current_task, done
 from django_ws.exceptions import ConnectionClosed, MessageDropped, WebSocketError
 from django_ws.types import Event, Send
 
+FINISHED: Any = object()
 MESSAGE_OVERHEAD = 100  # bytes counted for each waiting message besides its own
 
 
@@ -27,7 +27,7 @@ class Outbound:
     """
 
     __slots__ = (
-        "_context", "_in_flight", "_limit", "_loop", "_run", "_send", "_waiting", "broken",
+        "_context", "_done", "_in_flight", "_limit", "_loop", "_run", "_send", "_waiting", "broken",
         "dropped", "size", "writer",
     )  # fmt: skip
 
@@ -35,6 +35,7 @@ class Outbound:
         self._send = send
         self._loop = loop
         self._limit = limit
+        self._done = done(loop)
         # The server's send always runs in this one context, whichever task sends: it never
         # sees a stranger's variables, and may reset its own after a suspension.
         self._context = contextvars.copy_context()
@@ -57,19 +58,15 @@ class Outbound:
 
     def drive(self, event: Event) -> Awaitable[None]:
         """Send one event now. Only inside a task, while nothing waits."""
-        call: Any = self._send(event)
         try:
-            step = call.send
-        except AttributeError:  # an awaitable that is no coroutine
-            call = call.__await__()
-            step = call.send
-        try:
-            suspended_on = self._run(step, None)
-        except StopIteration:
-            return DONE
+            call = self._send(event).__await__()
+            # next() with a default costs no StopIteration, as send() would.
+            suspended_on = self._run(next, call, FINISHED)
         except Exception as error:
             # Whatever a server raises here means that the connection is gone.
             return self._refuse(event, self._break(error))
+        if suspended_on is FINISHED:
+            return self._done
         return self._wait(event, _resume(call, suspended_on))
 
     def has_room(self, data: str | bytes) -> bool:

@@ -47,7 +47,7 @@ class WebSocketRequest(ASGIRequest):
         self.scope = scope
         self.path = scope["path"]
         self.script_name = get_script_prefix(scope)
-        self.path_info = self.path.removeprefix(self.script_name) or "/"
+        self.path_info = self.path.removeprefix(self.script_name.rstrip("/")) or "/"
         self.resolver_match = None
 
     @cached_property
