@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import Any, Protocol
 
@@ -119,12 +119,10 @@ class TextCodec:
         if not issubclass(type(message), str):
             raise EncodeError("$", f"{_name(message)}, but TextCodec sends str alone: use str(...)")
         text: str = message
-        if not text.isascii():  # isascii() reads a flag: most text is not scanned
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise EncodeError("$", _reason(text, error)) from error
-        return text
+        try:  # isascii() reads a flag: most text is not scanned
+            return text if text.isascii() else text.encode().decode()
+        except UnicodeEncodeError as error:
+            raise EncodeError("$", _reason(text, error)) from error
 
     def decode(self, data: str | bytes) -> str:
         if isinstance(data, str):
@@ -196,13 +194,12 @@ def _decode_large(data: Any, level: int = 0) -> Any:
         return _msgpack_decode(data)
     if level == _MAX_LARGE_LEVELS:
         raise RecursionError  # each level reads all that is below it once more
-    level += 1
     first = view[0]
     if 0x80 <= first <= 0x8F or first in (0xDE, 0xDF):
         parts = _msgpack_decode_map(data)
-        return {key: _decode_large(part, level) for key, part in parts.items()}
+        return {key: _decode_large(part, level + 1) for key, part in parts.items()}
     if 0x90 <= first <= 0x9F or first in (0xDC, 0xDD):
-        return [_decode_large(part, level) for part in _msgpack_decode_array(data)]
+        return [_decode_large(part, level + 1) for part in _msgpack_decode_array(data)]
     return _msgpack_decode(data)
 
 
@@ -236,25 +233,25 @@ def _encode_error(encode: Callable[[Any], bytes], message: Any, error: Exception
     return EncodeError("$", _reason(message, error))
 
 
-def _children(value: Any) -> Iterator[tuple[str, Any, bool]]:
+def _children(value: Any) -> Iterable[tuple[str, Any, bool]]:
     """The values one step below, each with its step of the path and whether it is a key."""
     kind = type(value)
     if issubclass(kind, dict):
-        for key, item in dict.items(value):
-            step = f"[{_key_in_path(key)}]"
-            yield step, key, True
-            yield step, item, False
-    elif issubclass(kind, (list, tuple, set, frozenset)):
-        for index, item in enumerate(kind.__iter__(value)):
-            yield f"[{index}]", item, False
-    elif dataclasses.is_dataclass(kind):
-        for field in dataclasses.fields(kind):
-            yield f".{field.name}", getattr(value, field.name, None), False
+        return [
+            (f"[{_key_in_path(key)}]", key if is_key else item, is_key)
+            for key, item in dict.items(value)
+            for is_key in (True, False)
+        ]
+    if issubclass(kind, (list, tuple, set, frozenset)):
+        return [(f"[{index}]", item, False) for index, item in enumerate(kind.__iter__(value))]
+    names: Iterable[str] = ()
+    if dataclasses.is_dataclass(kind):
+        names = [field.name for field in dataclasses.fields(kind)]
     elif issubclass(kind, msgspec.Struct):
-        for name in kind.__struct_fields__:
-            yield f".{name}", getattr(value, name, None), False
+        names = kind.__struct_fields__
     elif issubclass(kind, Enum):
-        yield ".value", value.value, False
+        names = ["value"]
+    return [(f".{name}", getattr(value, name, None), False) for name in names]
 
 
 def _key_in_path(key: Any) -> str:
@@ -279,7 +276,8 @@ def _reason(value: Any, error: Exception) -> str:
 
 
 def _name(value: Any) -> str:
-    return f"a value of type {type(value).__qualname__}"
+    kind = type(value)
+    return "a lazy string" if issubclass(kind, Promise) else f"a value of type {kind.__name__}"
 
 
 def _cure(kind: type) -> str:
