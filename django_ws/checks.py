@@ -1,1 +1,0 @@
-"""System checks: settings, routes, handlers, deployment."""

@@ -1,0 +1,24 @@
+"""System checks: settings, middleware, routes, handlers, serving. ``docs/checks.md`` lists them."""
+
+from __future__ import annotations
+
+from django.core.checks import Tags, register
+
+from django_ws.checks.guard import guarded
+from django_ws.checks.middleware import check_middleware
+from django_ws.checks.origins import check_origins
+from django_ws.checks.routes import check_routes
+from django_ws.checks.serving import check_application, check_websocket_library
+from django_ws.checks.settings import check_settings
+
+TAG = "django_ws"
+
+for _check in (
+    check_settings,
+    check_middleware,
+    check_routes,
+    check_application,
+    check_websocket_library,
+):
+    register(guarded(_check), TAG)
+register(guarded(check_origins), TAG, Tags.security, deploy=True)

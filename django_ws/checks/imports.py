@@ -1,0 +1,25 @@
+"""Why an import failed, in one line that names the user's file."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import traceback
+
+import django
+
+import django_ws
+
+# Their frames only lead to the user's.
+_MACHINERY = tuple(f"{module.__path__[0]}{os.sep}" for module in (django, django_ws, importlib))
+
+
+def cause(error: Exception) -> str:
+    """The exception and the innermost line of the user's code that it went through."""
+    text = f"{type(error).__name__}: {str(error).rstrip('.')}"
+    if isinstance(error, SyntaxError):
+        return text  # it names file and line itself
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith(("<frozen ", *_MACHINERY)):
+            return f"{text} ({frame.filename}, line {frame.lineno})"
+    return text

@@ -1,0 +1,77 @@
+"""A server will find this library's application, and can speak WebSocket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from django.conf import settings
+from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
+from django.core.checks import CheckMessage, Warning  # noqa: A004  (Django's name)
+from django.core.handlers.asgi import ASGIHandler
+from django.utils.module_loading import import_string
+
+from django_ws import conf
+from django_ws.checks.imports import cause
+
+LIBRARIES = ("websockets", "wsproto")  # one of which uvicorn needs
+OTHER_SERVERS = ("daphne", "granian")  # which bring their own
+ENTRY_POINT = (
+    "In asgi.py write: from django_ws import get_websocket_application; "
+    "application = get_websocket_application()"
+)
+
+
+def check_application(**kwargs: Any) -> Iterator[CheckMessage]:
+    """Import what servers import. A server does the same at its start."""
+    path = getattr(settings, "ASGI_APPLICATION", None)
+    if not path:
+        package, _, _ = str(getattr(settings, "ROOT_URLCONF", "")).rpartition(".")
+        yield Warning(
+            "ASGI_APPLICATION is not set, so commands cannot find the application that serves "
+            "WebSockets.",
+            hint=f"Set ASGI_APPLICATION = {f'{package}.asgi.application'.lstrip('.')!r}.",
+            id="django_ws.W004",
+        )
+        return
+    try:
+        application = import_string(path)
+    except Exception as error:
+        yield Warning(
+            f"ASGI_APPLICATION: cannot import {path!r} ({cause(error)}).",
+            hint=f"Name the variable in your asgi.py. {ENTRY_POINT}.",
+            id="django_ws.W005",
+        )
+        return
+    if _cannot_be_ours(application):
+        kind = f"{type(application).__module__}.{type(application).__qualname__}"
+        yield Warning(
+            f"ASGI_APPLICATION: {path} is a {kind}, which does not serve the routes of "
+            "ROOT_WS_URLCONF.",
+            hint=f"{ENTRY_POINT}.",
+            id="django_ws.W006",
+        )
+
+
+def _cannot_be_ours(application: Any) -> bool:
+    """Only what is plainly another: an unknown wrapper may have ours inside."""
+    if isinstance(application, ASGIStaticFilesHandler):
+        return _cannot_be_ours(application.application)
+    kind = type(application)
+    if kind.__module__ == "channels.routing" and kind.__name__ == "ProtocolTypeRouter":
+        websocket = application.application_mapping.get("websocket")
+        return websocket is None or _cannot_be_ours(websocket)
+    return isinstance(application, ASGIHandler) or kind.__module__.startswith("channels.")
+
+
+def check_websocket_library(**kwargs: Any) -> Iterator[CheckMessage]:
+    if any(map(conf.has_module, LIBRARIES)):
+        return
+    if not conf.has_module("uvicorn") and any(map(conf.has_module, OTHER_SERVERS)):
+        return
+    yield Warning(
+        "Neither websockets nor wsproto is installed: without one of them uvicorn takes a "
+        "WebSocket handshake for the request of a page.",
+        hint='Run: pip install "django-ws[server]"',
+        id="django_ws.W007",
+    )

@@ -1,0 +1,58 @@
+"""Each ``WS_*`` setting has a right value, and none is misspelt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from difflib import get_close_matches
+from typing import Any
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning  # noqa: A004  (Django's name)
+from django.core.exceptions import ImproperlyConfigured
+
+from django_ws import conf
+
+# Names of the library's contract that ``conf`` does not read.
+OTHER_NAMES = {
+    "WS_AUTH_RECHECK",
+    "WS_BROADCAST",
+    "WS_DRAIN_SECONDS",
+    "WS_JWT",
+    "WS_MAX_CONNECTIONS",
+    "WS_MAX_CONNECTIONS_PER_USER",
+    "WS_MAX_TOPICS",
+    "WS_RATE_LIMIT",
+    "WS_TOKEN_IN_URL",
+    "WS_TRUSTED_PROXIES",
+}
+SIMILAR = 0.8  # of 1.0; below that it is rather a setting of the project's own
+
+
+def check_settings(**kwargs: Any) -> Iterator[CheckMessage]:
+    for name, setting in conf.SETTINGS.items():
+        try:
+            value = getattr(settings, name)
+        except AttributeError:
+            try:
+                setting.default()
+            except ImproperlyConfigured as error:
+                yield Error(str(error), hint=setting.cure, id="django_ws.E001")
+            continue
+        try:
+            setting.parse(value)
+        except ValueError as error:
+            yield Error(f"{name}: {error}.", hint=setting.cure, id="django_ws.E001")
+    yield from _misspelt()
+
+
+def _misspelt() -> Iterator[CheckMessage]:
+    known = {*conf.SETTINGS, *OTHER_NAMES}
+    for name in dir(settings):
+        if not name.startswith(("WS_", "ROOT_WS_")) or name in known:
+            continue
+        for likely in get_close_matches(name, known, n=1, cutoff=SIMILAR):
+            yield Warning(
+                f"{name}: no setting of django_ws has this name; {likely} is meant?",
+                hint=f"Rename it to {likely}. If it is a setting of your own, silence this check.",
+                id="django_ws.W001",
+            )

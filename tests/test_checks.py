@@ -1,0 +1,512 @@
+"""``manage.py check``: each mistake gives its id, the place and the cure; nothing right does."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from textwrap import dedent
+from typing import Any, cast
+
+import pytest
+from channels.routing import ProtocolTypeRouter, URLRouter
+from channels.security.websocket import OriginValidator
+from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
+from django.core.asgi import get_asgi_application
+from django.core.checks import CheckMessage, run_checks
+from django.core.handlers.asgi import ASGIHandler
+from django.core.management import call_command
+from django.core.management.base import SystemCheckError
+
+from django_ws.middleware import AuthMiddleware
+from tests.asgi import application as site
+
+HERE = __name__
+ABSENT: Any = object()  # instead of a setting's value: the setting is not there
+
+# What the settings of the cases name.
+
+django_application = get_asgi_application()
+static_files_of_django = ASGIStaticFilesHandler(django_application)
+# Typed for Django's application alone, but any ASGI application works.
+static_files_of_ours = ASGIStaticFilesHandler(cast(ASGIHandler, site))
+channels_without_ours = ProtocolTypeRouter(
+    {"http": django_application, "websocket": OriginValidator(URLRouter([]), ["*"])}
+)
+channels_for_http = ProtocolTypeRouter({"http": django_application})
+channels_around_ours = ProtocolTypeRouter({"http": django_application, "websocket": site})
+
+
+async def wrapped_application(scope: Any, receive: Any, send: Any) -> None:
+    await site(scope, receive, send)
+
+
+class Middleware:
+    def __init__(self, func: Callable[[Any], Awaitable[None]]) -> None:
+        self.func = func
+
+    async def __call__(self, ws: Any) -> None:
+        await self.func(ws)
+
+
+class InheritingMiddleware(Middleware): ...
+
+
+def factory(func: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
+    return func
+
+
+async def no_factory(ws: Any) -> None: ...
+
+
+def factory_of_two(func: Any, options: Any) -> None: ...
+
+
+def http_factory(get_response: Any) -> Any:
+    return get_response
+
+
+class WithoutCall:
+    def __init__(self, func: Any) -> None: ...
+
+
+class SyncMiddleware(WithoutCall):
+    def __call__(self, ws: Any) -> None: ...
+
+
+class ChannelsMiddleware(WithoutCall):
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None: ...
+
+
+class OwnAuthMiddleware(AuthMiddleware): ...
+
+
+class Unshowable:
+    def __repr__(self) -> str:
+        raise RuntimeError("nobody may look at this")
+
+
+HEADER = """\
+import functools
+from django.contrib.auth.decorators import login_required
+from django.contrib.syndication.views import Feed
+from django.http import HttpResponse
+from django.urls import include, path, re_path
+from django.views import View
+from channels.generic.websocket import AsyncWebsocketConsumer
+from django_ws import WebSocketHandler
+from django_ws.codecs import *
+"""
+
+
+@dataclass
+class Case:
+    """A project: its settings, and what stands in its ws_urls.py below the imports."""
+
+    name: str
+    id: str = ""  # of the one message; "" where all is well
+    says: tuple[str, ...] = ()  # words of message and hint
+    settings: dict[str, Any] = field(default_factory=dict)
+    routes: str = "urlpatterns = []"
+    deploy: bool = False
+    without: tuple[str, ...] = ()  # modules that are not installed
+
+
+def setting(name: str, value: Any, id: str, *says: str, **more: Any) -> Case:  # noqa: A002
+    return Case(f"{name} {id}", id, says, {name: value}, **more)
+
+
+def middleware(name: str, id: str, *says: str, **settings: Any) -> Case:  # noqa: A002
+    path = name if "." in name else f"{HERE}.{name}"
+    return Case(name, id, says, {"WS_MIDDLEWARE": [path], **settings})
+
+
+def target(expression: str, id: str, *says: str, before: str = "") -> Case:  # noqa: A002
+    routes = f'{dedent(before)}\nurlpatterns = [path("ws/<room>/", {expression})]'
+    return Case(f"{expression}-{before.strip()[:60]}", id, says, routes=routes)
+
+
+def handler(body: str, id: str, *says: str) -> Case:  # noqa: A002
+    lines = "\n".join(f"    {line}" for line in dedent(body).strip().splitlines())
+    routes = f"class Chat(WebSocketHandler):\n{lines}\nurlpatterns = [path('ws/', Chat)]"
+    return Case(body.strip(), id, says, routes=routes)
+
+
+SETTINGS = [
+    setting("WS_MAX_MESSAGE_SIZE", "1 MiB", "E001", "WS_MAX_MESSAGE_SIZE: '1 MiB' is not", "bytes"),
+    setting("WS_SEND_BUFFER", 0, "E001", "WS_SEND_BUFFER", "bytes"),
+    setting("WS_PING_INTERVAL", "59", "E001", "WS_PING_INTERVAL", "seconds"),
+    setting("WS_CONNECT_TIMEOUT", -1, "E001", "WS_CONNECT_TIMEOUT", "seconds"),
+    setting("WS_CLOSE_TIMEOUT", None, "E001", "WS_CLOSE_TIMEOUT", "seconds"),
+    setting("WS_SYNC_THREADS", True, "E001", "WS_SYNC_THREADS", "threads"),
+    setting("WS_MIDDLEWARE", "a.B", "E001", "WS_MIDDLEWARE", "List dotted paths"),
+    setting("WS_ALLOWED_ORIGINS", ["example.com"], "E001", "WS_ALLOWED_ORIGINS", "https://"),
+    setting("WS_ALLOWED_ORIGINS", "*", "E001", "List origins", deploy=True),
+    setting("ROOT_WS_URLCONF", None, "E001", "ROOT_WS_URLCONF", "mysite.ws_urls"),
+    Case(
+        "no ROOT_URLCONF",
+        "E001",
+        ("neither it nor ROOT_URLCONF is set",),
+        {"ROOT_WS_URLCONF": ABSENT, "ROOT_URLCONF": ABSENT},
+    ),
+    setting(
+        "WS_MAX_CONNECTION", 5, "W001", "WS_MAX_CONNECTION:", "Rename it to WS_MAX_CONNECTIONS"
+    ),
+    setting("WS_ALLOWED_ORIGIN", [], "W001", "WS_ALLOWED_ORIGINS"),
+    setting("ROOT_WS_URLCONFIG", "a", "W001", "Rename it to ROOT_WS_URLCONF."),
+    setting("WS_BROADCAST", "redis://127.0.0.1", ""),
+    setting("WS_GREETING_OF_THIS_PROJECT", "hi", ""),
+    setting("AWS_MIDDLEWARES", "hi", ""),
+    setting("WS_SEND_BUFFER", Unshowable, "E001", "WS_SEND_BUFFER"),
+]
+
+MIDDLEWARE = [
+    middleware("Middleware", ""),
+    middleware("InheritingMiddleware", ""),
+    middleware("factory", ""),
+    middleware("builtins.max", ""),  # has no signature: the benefit of the doubt
+    middleware("OwnAuthMiddleware", ""),
+    middleware("nowhere.Auth", "E002", "WS_MIDDLEWARE[0]", "'nowhere.Auth'", "ModuleNotFoundError"),
+    middleware("absent", "E002", "absent", "Check the dotted path"),
+    middleware(
+        "django.contrib.sessions.middleware.SessionMiddleware",
+        "E003",
+        "a middleware for HTTP requests",
+        "Remove it from WS_MIDDLEWARE",
+    ),
+    middleware("http_factory", "E003", "a middleware for HTTP requests"),
+    middleware("HERE", "E003", "neither a class nor a function", "async def __call__(self, ws)"),
+    middleware("no_factory", "E003", "is a coroutine function"),
+    middleware("factory_of_two", "E003", "does not take one argument"),
+    middleware("WithoutCall", "E003", "has no __call__"),
+    middleware("SyncMiddleware", "E003", "not async def"),
+    middleware("ChannelsMiddleware", "E003", "one argument, ws"),
+    middleware(
+        "OwnAuthMiddleware",
+        "E004",
+        "needs django.contrib.auth and django.contrib.sessions in INSTALLED_APPS",
+        INSTALLED_APPS=["django_ws"],
+    ),
+    middleware(
+        "django_ws.middleware.AuthMiddleware",
+        "",
+        INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes", "django_ws"],
+        SESSION_ENGINE="django.contrib.sessions.backends.signed_cookies",
+    ),
+]
+
+VIEWS = """
+    def page(request, room): ...
+    class Page(View):
+        async def get(self, request, room): ...
+    class News(Feed): ...
+    class Chat(WebSocketHandler):
+        async def on_message(self, message): ...
+    class Unprepared(Chat):
+        def __init__(self): ...
+"""
+
+ROUTES = [
+    target("Chat", "", before=VIEWS),
+    target("WebSocketHandler", ""),
+    target("app", "", before="async def app(scope, receive, send): ..."),
+    target("lambda scope, receive, send: None", ""),
+    target("functools.partial(app, 1)", "", before="async def app(n, scope, receive, send): ..."),
+    target("Consumer.as_asgi()", "", before="class Consumer(AsyncWebsocketConsumer): ..."),
+    target("app", "", before="from tests.asgi import application as app"),
+    target("max", ""),  # has no signature: the benefit of the doubt
+    target(
+        "page", "E008", "the route 'ws/<room>/'", "page, a Django view", "urls.py", before=VIEWS
+    ),
+    target("login_required(page)", "E008", "a Django view", before=VIEWS),
+    target("Page.as_view()", "E008", ".Page, a Django view", before=VIEWS),
+    target("Page", "E008", ".Page, a Django view", before=VIEWS),
+    target("News()", "E008", "a Django view", before=VIEWS),
+    target(
+        "HttpResponse", "E008", "the class django.http.response.HttpResponse", "Name a WebSocketH"
+    ),
+    target("AsyncWebsocketConsumer", "E008", "Write AsyncWebsocketConsumer.as_asgi()."),
+    target("lambda scope: None", "E008", "does not take scope, receive and send"),
+    target("lambda: None", "E008", "does not take scope, receive and send"),
+    target("Chat.on_message", "E008", "does not take scope, receive and send", before=VIEWS),
+    target("login_required(Chat)", "E009", "wraps the handler class Chat", "Name", before=VIEWS),
+    target("functools.partial(Chat)", "E009", "wraps the handler class Chat", before=VIEWS),
+    target("Unprepared().on_message", "E009", "instance of Unprepared", before=VIEWS),
+    target("functools.partial(Unprepared().run)", "E009", "instance of Unpr", before=VIEWS),
+    target(
+        "app",
+        "",
+        before="""
+            async def app(scope, receive, send): ...
+            app.__wrapped__ = app
+        """,
+    ),
+    target(
+        "Chat()", "E006", "TypeError", "ws_urls_of_case.py, line", "without calling", before=VIEWS
+    ),
+    target("Unprepared()", "E006", "view must be a callable", "without calling", before=VIEWS),
+    target("Chat.as_view()", "E006", "AttributeError", "without calling", before=VIEWS),
+    Case("broken", "E006", ("No module named 'nowhere'",), routes="import nowhere.at_all"),
+    Case("attribute", "E006", ("AttributeError", "Correct"), routes="functools.nothing"),
+    Case("type", "E006", ("TypeError", "Correct"), routes="len(5)"),
+    Case("syntax", "E006", ("SyntaxError", "ws_urls_of_case.py, line"), routes="urlpatterns = ["),
+    Case("patterns", "E007", ("ws_urls_of_case has no list urlpatterns",), routes=""),
+    Case(
+        "patterns of an include",
+        "E007",
+        ("included at 'ws/'", "has no list urlpatterns"),
+        routes="urlpatterns = [path('ws/', include('django_ws.close_codes'))]",
+    ),
+    Case(
+        "in an include",
+        "E008",
+        ("the route 'ws/^chat/$'",),
+        routes="urlpatterns = [path('ws/', include(([re_path('^chat/$', dict)], 'chat')))]",
+    ),
+    Case(
+        "including itself",
+        "E008",
+        ("the route 'int/'",),
+        routes="urlpatterns = [path('self/', include(__name__)), path('int/', int)]",
+    ),
+    Case("no pattern", "urls.E004", ("5",), routes="urlpatterns = [5]"),
+    Case("slash", "urls.W002", ("/ws/",), routes="urlpatterns = [path('/ws/', WebSocketHandler)]"),
+    Case("dollar", "urls.W001", ("$",), routes="urlpatterns = [re_path('ws/$', include([]))]"),
+    setting("ROOT_WS_URLCONF", "nowhere.ws_urls", "E005", "'nowhere.ws_urls'", "startws"),
+    Case(
+        "no routes yet",
+        "W002",
+        ("no module 'nowhere.ws_urls'", "python manage.py startws APP"),
+        {"ROOT_WS_URLCONF": ABSENT, "ROOT_URLCONF": "nowhere.urls"},
+    ),
+]
+
+HANDLERS = [
+    handler("async def on_connect(self): ...", ""),
+    handler("def on_message(self, message, *, more=None): ...", ""),
+    handler("def on_message(self, *args): ...", ""),
+    handler("@staticmethod\nasync def on_message(message): ...", ""),
+    handler("@classmethod\nasync def on_close(cls): ...", ""),
+    handler("on_message = functools.partialmethod(print)", ""),
+    handler("on_message = functools.partial(print)", ""),
+    handler("on_task_error = print", ""),
+    handler("on_open = max", ""),  # has no signature: the benefit of the doubt
+    handler(
+        """
+        def with_user(function):
+            @functools.wraps(function)
+            async def hook(self, message):
+                await function(self, message, self.request.user)
+            return hook
+        @with_user
+        async def on_message(self, message, user): ...
+        """,
+        "",
+    ),
+    handler(
+        "async def on_connect(self, request): ...",
+        "E010",
+        "ws_urls_of_case.Chat.on_connect",
+        "self",
+    ),
+    handler(
+        "def on_message(self): ...", "E010", "gets: self, message", "on_message(self, message)"
+    ),
+    handler("async def on_close(self, code): ...", "E010", "async def on_close(self)"),
+    handler("async def on_error(): ...", "E010", "async def on_error(self, error)"),
+    handler("@staticmethod\ndef on_bytes(self, data): ...", "E010", "gets: data."),
+    handler("@staticmethod\ndef on_open(self): ...", "E010", "gets: nothing."),
+    handler(
+        "on_open = None", "E011", "Chat.on_open is None, not a method", "async def on_open(self)"
+    ),
+    handler("@property\ndef on_message(self): ...", "E011", "not a method"),
+    handler("def on_open(self): yield", "E011", "contains a yield", "await self.send"),
+    handler("async def on_open(self): yield", "E011", "contains a yield"),
+    handler(
+        "async def on_mesage(self, message): ...",
+        "W003",
+        "Chat.on_mesage",
+        "Rename it to on_message",
+    ),
+    handler("async def on_disconnect(self): ...", "W003", "Rename it to on_close"),
+    handler("async def on_broadcast(self, topic, message): ...", ""),
+    handler("async def on_payment_of_an_order(self): ...", ""),
+    handler("def __init__(self): ...", "E013", "Chat.__init__", "super().__init__"),
+    handler("def __init__(self, *args, **kwargs): ...", ""),
+    handler("codec = TextCodec()", ""),
+    handler("codec = TextCodec", "E012", "Chat.codec: TextCodec is a class", "JSONCodec()"),
+    handler("codec = 'json'", "E012", "no method decode", "codec = JSONCodec()"),
+    handler("codec = None", "E012", "no method encode and no decode"),
+    handler("@property\ndef codec(self): ...", ""),
+    handler("codec = print", "E012", "no method encode and no decode"),
+    handler("subprotocols = ['chat.v1', 'graphql-ws']", ""),
+    handler("subprotocols = 'chat.v1'", "E012", "Chat.subprotocols: 'chat.v1' is not a list"),
+    handler("subprotocols = {'chat.v1'}", "E012", "is not a list"),
+    handler("subprotocols = ['chat v1']", "E012", "'chat v1' is not a name"),
+    handler("subprotocols = ['']", "E012", "'' is not a name"),
+    handler("subprotocols = [5]", "E012", "5 is not a name"),
+    handler("max_message_size = 5", ""),
+    handler("max_message_size = 0", "E012", "Chat.max_message_size: 0", "bytes"),
+    handler("max_message_size = True", "E012", "Chat.max_message_size: True"),
+    handler("max_message_size = '1 MB'", "E012", "Chat.max_message_size: '1 MB'"),
+    handler("send_overflow = 'drop_newest'", ""),
+    handler(
+        "send_overflow = 'drop'", "E012", "'drop' is none of 'close', 'drop_oldest', 'drop_newest'"
+    ),
+    handler("reject_with = 'close'", ""),
+    handler("reject_with = 403", "E012", "Chat.reject_with: 403 is none of 'http', 'close'"),
+]
+
+APPLICATIONS = [
+    setting("ASGI_APPLICATION", ABSENT, "W004", "not set", "'tests.asgi.application'"),
+    Case(
+        "ASGI_APPLICATION beside a urls.py without package",
+        "W004",
+        ("= 'asgi.application'",),
+        {"ASGI_APPLICATION": None, "ROOT_URLCONF": "urls"},
+    ),
+    setting("ASGI_APPLICATION", f"{HERE}.absent", "W005", "absent", "get_websocket_application()"),
+    setting("ASGI_APPLICATION", 5, "W005", "cannot import 5"),
+    setting("ASGI_APPLICATION", f"{HERE}.django_application", "W006", "ASGIHandler", "asgi.py"),
+    setting("ASGI_APPLICATION", f"{HERE}.static_files_of_django", "W006", "ASGIStaticFilesHandler"),
+    setting("ASGI_APPLICATION", f"{HERE}.static_files_of_ours", ""),
+    setting("ASGI_APPLICATION", f"{HERE}.channels_without_ours", "W006", "ProtocolTypeRouter"),
+    setting("ASGI_APPLICATION", f"{HERE}.channels_for_http", "W006", "ProtocolTypeRouter"),
+    setting("ASGI_APPLICATION", f"{HERE}.channels_around_ours", ""),
+    setting("ASGI_APPLICATION", f"{HERE}.wrapped_application", ""),
+]
+
+SERVERS = [
+    Case("websockets", without=("wsproto",)),
+    Case("wsproto", without=("websockets",)),
+    Case(
+        "neither", "W007", ('pip install "django-ws[server]"',), without=("websockets", "wsproto")
+    ),
+    Case("daphne", without=("websockets", "wsproto", "uvicorn")),
+    Case("no server", "W007", without=("websockets", "wsproto", "uvicorn", "daphne", "granian")),
+]
+
+ORIGINS = [
+    setting("WS_ALLOWED_ORIGINS", ["*"], ""),
+    setting("WS_ALLOWED_ORIGINS", ["*"], "W008", "any page on the web", "List", deploy=True),
+    setting("WS_ALLOWED_ORIGINS", ["http://a.b"], "W009", "'http://a.b'", "https", deploy=True),
+    setting("WS_ALLOWED_ORIGINS", ["https://a.b"], "", deploy=True),
+    setting("WS_ALLOWED_ORIGINS", None, "", deploy=True),
+]
+
+UNFORESEEN = [
+    Case(
+        "raises in repr()",
+        "E014",
+        ("check_settings", "nobody may look at this", "test_checks.py, line"),
+        {"WS_SEND_BUFFER": Unshowable()},
+    ),
+]
+
+CASES = [
+    *SETTINGS,
+    *MIDDLEWARE,
+    *ROUTES,
+    *HANDLERS,
+    *APPLICATIONS,
+    *SERVERS,
+    *ORIGINS,
+    *UNFORESEEN,
+]
+
+
+@pytest.fixture
+def check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> Iterator[Callable[[Case], list[CheckMessage]]]:
+    """Make the project of a case and run the checks of this library over it."""
+    module = "ws_urls_of_case"
+
+    def run(case: Case) -> list[CheckMessage]:
+        (tmp_path / f"{module}.py").write_text(f"{HEADER}{case.routes}\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        for name, value in {"ROOT_WS_URLCONF": module, **case.settings}.items():
+            if value is ABSENT:
+                delattr(settings, name)
+            else:
+                setattr(settings, name, value)
+        for name in case.without:
+            monkeypatch.setitem(sys.modules, name, None)
+        return run_checks(tags=["django_ws"], include_deployment_checks=case.deploy)
+
+    yield run
+    sys.modules.pop(module, None)
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in CASES])
+def test_a_mistake_gives_one_message_with_id_place_and_cure(
+    case: Case, check: Callable[[Case], list[CheckMessage]]
+) -> None:
+    messages = check(case)
+
+    ids = [message.id for message in messages]
+    assert ids == ([case.id if "." in case.id else f"django_ws.{case.id}"] if case.id else [])
+    for message in messages:
+        text = f"{message.msg} {message.hint}"
+        assert [words for words in case.says if words not in text] == []
+        assert message.hint or str(message.id).startswith("urls.")
+
+
+def test_all_mistakes_are_reported_and_not_only_the_first(
+    check: Callable[[Case], list[CheckMessage]],
+) -> None:
+    case = Case(
+        "many",
+        settings={
+            "WS_SEND_BUFFER": 0,
+            "WS_PING_INTERVAL": 0,
+            "WS_MIDDLEWARE": ["a.B", f"{HERE}.Middleware", "c.D"],
+        },
+        routes=dedent(
+            """
+            class Chat(WebSocketHandler):
+                codec = None
+                reject_with = None
+                async def on_connect(self, request): ...
+                async def on_close(self, code): ...
+            urlpatterns = [path("a/", Chat), path("b/", Chat), path("c/", dict), path("d/", int)]
+            """
+        ),
+    )
+    assert sorted(str(message.id).removeprefix("django_ws.") for message in check(case)) == [
+        *("E001", "E001", "E002", "E002"),
+        *("E008", "E008", "E010", "E010", "E012", "E012"),
+    ]
+
+
+def test_manage_py_check_fails_on_an_error_and_shows_place_and_cure(settings: Any) -> None:
+    settings.WS_SEND_BUFFER = "1 MiB"
+    with pytest.raises(SystemCheckError) as raised:
+        call_command("check", stdout=StringIO(), stderr=StringIO())
+    assert "(django_ws.E001) WS_SEND_BUFFER: '1 MiB'" in str(raised.value)
+    assert "HINT: Give bytes, for example 1024 * 1024." in str(raised.value)
+
+
+def test_manage_py_check_is_silent_where_all_is_well() -> None:
+    output, errors = StringIO(), StringIO()
+    call_command("check", "--tag", "django_ws", stdout=output, stderr=errors)
+    assert (output.getvalue(), errors.getvalue()) == (
+        "System check identified no issues (0 silenced).\n",
+        "",
+    )
+
+
+def test_check_deploy_warns_about_origins_under_the_tag_security(settings: Any) -> None:
+    settings.WS_ALLOWED_ORIGINS = ["*"]
+    errors = StringIO()
+    call_command("check", "--deploy", "--tag", "security", stdout=StringIO(), stderr=errors)
+    assert "(django_ws.W008)" in errors.getvalue()
+
+
+def test_the_page_of_the_docs_lists_every_id() -> None:
+    docs = (Path(__file__).parent.parent / "docs" / "checks.md").read_text()
+    own = {case.id for case in CASES if case.id and "." not in case.id}
+    assert {name for name in own if f"| `django_ws.{name}` |" not in docs} == set()
+    assert docs.count("| `django_ws.") == len(own)
