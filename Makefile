@@ -1,0 +1,42 @@
+SHELL := /bin/bash
+BIN := .venv/bin
+PORT ?= 8000
+CHECKED := django_ws tests example_project benchmarks
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench faults clean
+
+help: ## Show this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+demo: ## Serve the example project at http://127.0.0.1:8000 (PORT=... for another port)
+	scripts/make-venv .venv server
+	$(BIN)/python example_project/manage.py migrate --verbosity 0
+	$(BIN)/python example_project/manage.py createdemousers
+	cd example_project && exec ../$(BIN)/python -m uvicorn demo.asgi:application --host 127.0.0.1 --port $(PORT)
+
+test: ## Check and test everything, on two Pythons where the machine has them
+	scripts/make-venv .venv dev,server
+	scripts/install-system-packages
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python scripts/check_pragmas.py
+	$(BIN)/mypy $(CHECKED)
+	$(BIN)/lint-imports --no-logo
+	rm -f .coverage .coverage.*
+	$(BIN)/python -m pytest -n 2 --dist worksteal --cov
+	scripts/test-other-python
+
+bench: ## Measure speed and memory beside other frameworks
+	scripts/make-venv .venv dev,server
+	$(BIN)/python -m benchmarks
+
+faults: ## Run the freezes, fuzzing and soaks that `make test` leaves out
+	scripts/make-venv .venv dev,server
+	scripts/install-system-packages
+	$(BIN)/python -m pytest -m faults --timeout 900 --hypothesis-profile faults
+
+clean: ## Remove everything that the other commands made
+	rm -rf .venv .venv-* build dist htmlcov .coverage .coverage.* tests/.tmp .hypothesis
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache example_project/*.sqlite3
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
