@@ -12,6 +12,7 @@ from django.urls import Resolver404, set_script_prefix
 
 from django_ws import routing
 from django_ws.connection import Connection
+from django_ws.handler import WebSocketHandler
 from django_ws.lifespan import lifespan
 from django_ws.middleware.chain import chain
 from django_ws.origin import Refusal, check_origin
@@ -42,18 +43,24 @@ class WebSocketApplication:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["type"]:
             case "websocket":
-                await serve_websocket(scope, receive, send)
+                handler = await new_handler(scope, receive, send)
+                if handler is not None:
+                    await handler.serve(chain())
             case "lifespan":
                 await lifespan(scope, receive, send, self.http_app)
             case _:
                 await self._http(scope, receive, send)
 
 
-async def serve_websocket(scope: Scope, receive: Receive, send: Send) -> None:
-    """One connection: handshake checks, the route, then its handler's life."""
+async def new_handler(scope: Scope, receive: Receive, send: Send) -> WebSocketHandler | None:
+    """The handler of a new connection; None where the handshake was refused.
+
+    Returns before the connection's life begins: the frame of a coroutine is memory that every
+    idle connection would pay for.
+    """
     event = await receive()
     if event["type"] != "websocket.connect":
-        return  # the client left before the server called
+        return None  # the client left before the server called
     connection = Connection(scope, receive, send)
     try:
         check_origin(scope)
@@ -63,7 +70,7 @@ async def serve_websocket(scope: Scope, receive: Receive, send: Send) -> None:
         )
         connection.refuse(refusal.status)
         await connection.settle()
-        return
+        return None
     request = WebSocketRequest(scope)
     if request.script_name:
         set_script_prefix(f"{request.script_name.rstrip('/')}/")
@@ -73,10 +80,9 @@ async def serve_websocket(scope: Scope, receive: Receive, send: Send) -> None:
         logger.info("WebSocket %s refused with 404: no route", request.path)
         connection.refuse(404, _tried(request, not_found) if settings.DEBUG else "Not Found")
         await connection.settle()
-        return
+        return None
     request.resolver_match = match
-    handler = routing.new_handler(match, connection, request)
-    await handler.serve(chain())
+    return routing.new_handler(match, connection, request)
 
 
 def _tried(request: WebSocketRequest, not_found: Resolver404) -> str:

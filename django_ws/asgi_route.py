@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.apps import apps
+
 from django_ws.connection import Connection
 from django_ws.handler import WebSocketHandler
 from django_ws.request import WebSocketRequest
@@ -45,6 +47,9 @@ class ASGIApplicationHandler(WebSocketHandler):
 
 
 def _anonymous_user() -> Any:
+    """None in a project without users."""
+    if not apps.is_installed("django.contrib.auth"):
+        return None
     from django.contrib.auth.models import AnonymousUser  # needs Django to be set up
 
     return AnonymousUser()

@@ -21,6 +21,7 @@ from django_ws.exceptions import (
     ConnectionClosed,
     MessageDropped,
     StateError,
+    WebSocketError,
 )
 from django_ws.inbound import Inbound
 from django_ws.outbound import Outbound
@@ -55,7 +56,7 @@ class Connection:
     """
 
     __slots__ = (
-        "__weakref__", "_closed_future", "_closing", "_dropped", "_send", "_warned_at",
+        "__weakref__", "_closed_future", "_closing", "_send", "_warned_at",
         "close_code", "close_reason", "executor", "inbound", "loop", "on_closing", "outbound",
         "overflow", "refuse_after_accept", "scope", "state", "subprotocol", "subprotocols", "task",
     )  # fmt: skip
@@ -66,7 +67,7 @@ class Connection:
         self.task = cast(asyncio.Task[Any], asyncio.current_task())  # the server's
         self.inbound = Inbound(receive, loop, self.client_left)
         self._send = send
-        self.outbound = Outbound(send, loop, conf.get().ws_send_buffer)
+        self.outbound = Outbound(send, loop, conf.get().ws_send_buffer, scope["path"])
         self.state = CONNECTING
         self.close_code: int | None = None
         self.close_reason = ""
@@ -77,7 +78,6 @@ class Connection:
         self.on_closing: Callable[[bool], None] = _nothing
         self.executor: Executor | None = None
         self._closing: Awaitable[None] = done(loop)
-        self._dropped = 0  # refused by the overflow policy or after the close
         self._warned_at: float | None = None
         self._closed_future: asyncio.Future[None] | None = None
 
@@ -182,30 +182,29 @@ class Connection:
         if self.state is not OPEN:
             if self.state is CONNECTING:
                 raise StateError("send() before the accept: send in on_open or later")
-            self._dropped += 1
-            logger.debug("WebSocket %s: a message after the close was dropped", self.scope["path"])
-            return Failed(self.closed_error())
+            return self._drop(self.closed_error())
         outbound = self.outbound
         if not outbound.has_room(data):
             match self.overflow:
                 case "drop_newest":
-                    self._dropped += 1
-                    self._warn_of_drops()
-                    return Failed(MessageDropped())
+                    return self._drop(MessageDropped())
                 case "drop_oldest":
                     while not outbound.has_room(data) and outbound.drop_oldest():
                         self._warn_of_drops()
                     if not outbound.has_room(data):  # what remains is half sent already
-                        self._dropped += 1
-                        self._warn_of_drops()
-                        return Failed(MessageDropped())
+                        return self._drop(MessageDropped())
                 case "close":
                     self._overflow()
-                    return Failed(self.closed_error())
+                    return self._drop(self.closed_error())
         return outbound.put(event)
 
+    def _drop(self, error: WebSocketError) -> Awaitable[None]:
+        self.outbound.count_drop(error)
+        if isinstance(error, MessageDropped):
+            self._warn_of_drops()
+        return Failed(error)
+
     def _overflow(self) -> None:
-        self._dropped += 1
         logger.warning(
             "WebSocket %s: the client reads too slowly, %d bytes wait: closed with 1013. "
             "Send less, raise WS_SEND_BUFFER, or set send_overflow on the handler.",
@@ -229,7 +228,7 @@ class Connection:
     @property
     def dropped(self) -> int:
         """How many messages were not sent, for whatever reason."""
-        return self._dropped + self.outbound.dropped
+        return self.outbound.dropped
 
     # The end
 
@@ -290,11 +289,17 @@ class Connection:
             self._ended(REFUSED, 1006, "", by_client=True)
         elif self.state is OPEN:
             code = event.get("code") or 1005
-            if code == 1005 and "reason" not in event:
+            if code == 1005 and "reason" not in event and self._tells_reasons:
                 # uvicorn says 1005 for a client that vanished too, but only then no reason.
                 code = 1006
             self._ended(CLOSED, code, event.get("reason") or "", by_client=True)
         self.outbound.fail(self.closed_error())
+
+    @property
+    def _tells_reasons(self) -> bool:
+        """Whether the server gives the client's reason: ASGI has it since version 2.4."""
+        asgi: dict[str, str] = self.scope.get("asgi") or {}
+        return asgi.get("spec_version", "2.0") >= "2.4"
 
     def _ended(self, state: State, code: int, reason: str, *, by_client: bool = False) -> None:
         self.state = state

@@ -22,6 +22,7 @@ from django_ws.tasks import Ended, StartedTask, TaskCallback, TaskFunction, slee
 
 PING_TASK = "ping"
 _text = TextCodec()
+_nothing_to_do = Done(None)
 
 
 class WebSocketHandler:
@@ -65,32 +66,38 @@ class WebSocketHandler:
         connection.refuse_after_accept = self.reject_with == "close"
         self._life = Life(connection, self)
 
-    # Hooks
+    # Hooks. Declared as neither async nor sync, so that both kinds may override them.
 
-    async def on_connect(self) -> Any:
+    def on_connect(self) -> Any:
         """Before the accept: ``request``, its user and ``kwargs`` are there. May reject."""
+        return _nothing_to_do
 
-    async def on_open(self) -> Any:
+    def on_open(self) -> Any:
         """The connection is open: ``send`` works from here on."""
+        return _nothing_to_do
 
-    async def on_message(self, message: Any) -> Any:
+    def on_message(self, message: Any) -> Any:
         """One decoded message. One at a time, in order."""
+        return _nothing_to_do
 
-    async def on_bytes(self, data: bytes) -> Any:
+    def on_bytes(self, data: bytes) -> Any:
         """The raw data of a binary frame; without this hook the codec decodes it too."""
+        return _nothing_to_do
 
-    async def on_close(self) -> Any:
+    def on_close(self) -> Any:
         """The end: exactly once for each accepted connection, after all tasks have ended.
 
         ``close_code`` and ``close_reason`` say why. Nothing can be sent any more.
         """
+        return _nothing_to_do
 
-    async def on_error(self, error: BaseException) -> Any:
+    def on_error(self, error: BaseException) -> Any:
         """An exception in a hook. It is logged already; the connection closes with 1011 after."""
+        return _nothing_to_do
 
-    async def on_decode_error(self, error: DecodeError) -> Any:
+    def on_decode_error(self, error: DecodeError) -> Any:
         """The client sent what the codec cannot decode. By default: close with 1007."""
-        await self.close(1007, error.reason)
+        return self.close(1007, error.reason)
 
     def on_task_error(self, error: BaseException) -> Any:
         """An exception in a background task. It is logged already; the connection stays open.
@@ -265,13 +272,15 @@ class WebSocketHandler:
 
     # The life of the connection
 
-    async def run(self) -> None:
-        """From ``on_connect`` to ``on_close``; what the innermost middleware calls."""
-        await self._life.live()
+    # These hand out coroutines of others: one of their own would stay in memory all the while.
 
-    async def serve(self, chain: Callable[[Any], Awaitable[None]]) -> None:
-        """The whole life, inside the middleware ``chain``. Called once, by the router."""
-        await self._life.serve(chain)
+    def run(self) -> Awaitable[None]:
+        """From ``on_connect`` to ``on_close``; what the innermost middleware calls."""
+        return self._life.live()
+
+    def serve(self, chain: Callable[[Any], Awaitable[None]]) -> Awaitable[None]:
+        """The whole life, inside the middleware ``chain``. Called once, by the application."""
+        return self._life.serve(chain)
 
 
 WebSocketHandler.hooks = hooks_of(WebSocketHandler, WebSocketHandler)

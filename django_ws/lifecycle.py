@@ -94,11 +94,12 @@ class Life:
             return
         self._set_timer(None)
         try:
-            await connection.accept()
-        except ConnectionClosed:
-            connection.client_left({"type": "websocket.disconnect", "code": 1006})
-            return
-        try:
+            try:
+                await connection.accept()
+            except ConnectionClosed:
+                self._finishing = True  # nothing opened, so there is no on_close
+                connection.client_left({"type": "websocket.disconnect", "code": 1006})
+                return
             await self.calls.call("on_open")
             connection.inbound.hook_ends()
             if not self._stopped:

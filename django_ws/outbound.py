@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import types
 from collections import deque
 from collections.abc import Awaitable, Generator
@@ -14,6 +15,8 @@ from django_ws.exceptions import ConnectionClosed, MessageDropped, WebSocketErro
 from django_ws.types import Event, Send
 
 FINISHED: Any = object()
+logger = logging.getLogger("django.ws.request")
+
 MESSAGE_OVERHEAD = 100  # bytes counted for each waiting message besides its own
 
 
@@ -27,14 +30,15 @@ class Outbound:
     """
 
     __slots__ = (
-        "_context", "_done", "_in_flight", "_limit", "_loop", "_run", "_send", "_waiting", "broken",
-        "dropped", "size", "writer",
+        "_context", "_done", "_in_flight", "_limit", "_loop", "_path", "_run", "_send", "_waiting",
+        "broken", "dropped", "size", "writer",
     )  # fmt: skip
 
-    def __init__(self, send: Send, loop: asyncio.AbstractEventLoop, limit: int) -> None:
+    def __init__(self, send: Send, loop: asyncio.AbstractEventLoop, limit: int, path: str) -> None:
         self._send = send
         self._loop = loop
         self._limit = limit
+        self._path = path  # for the log
         self._done = done(loop)
         # The server's send always runs in this one context, whichever task sends: it never
         # sees a stranger's variables, and may reset its own after a suspension.
@@ -63,7 +67,9 @@ class Outbound:
             # next() with a default costs no StopIteration, as send() would.
             suspended_on = self._run(next, call, FINISHED)
         except Exception as error:
-            # Whatever a server raises here means that the connection is gone.
+            if (other := _other_close(event, error)) is not None:
+                return self.drive(other)
+            # Whatever else a server raises here means that the connection is gone.
             return self._refuse(event, self._break(error))
         if suspended_on is FINISHED:
             return self._done
@@ -105,7 +111,12 @@ class Outbound:
     async def _write(self, item: _Waiting) -> None:
         try:
             while True:
-                await (item.call or self._send(item.event))
+                try:
+                    await (item.call or self._send(item.event))
+                except Exception as error:
+                    if (other := _other_close(item.event, error)) is None:
+                        raise
+                    await self._send(other)
                 self.size -= item.size
                 item.pending.finish()
                 if not self._waiting:
@@ -130,8 +141,13 @@ class Outbound:
 
     def _refuse(self, event: Event, error: ConnectionClosed) -> Awaitable[None]:
         if event["type"] == "websocket.send":
-            self.dropped += 1
+            self.count_drop(error)
         return Failed(error)
+
+    def count_drop(self, error: WebSocketError) -> None:
+        """A message is not sent: who awaits it is told why, the log is told for all others."""
+        self.dropped += 1
+        logger.debug("WebSocket %s: a message was dropped: %s", self._path, error)
 
     def _drop_all(self, error: ConnectionClosed) -> None:
         if self._in_flight is not None:
@@ -145,7 +161,7 @@ class Outbound:
             return
         self.size -= item.size
         if item.event["type"] == "websocket.send":
-            self.dropped += 1
+            self.count_drop(error)
         item.pending.finish(error)
 
 
@@ -162,6 +178,17 @@ class _Waiting:
         if event["type"] == "websocket.send":
             data = event["text"] if "text" in event else event["bytes"]
             self.size = data_size(data) + MESSAGE_OVERHEAD
+
+
+def _other_close(event: Event, error: Exception) -> Event | None:
+    """A close that a server takes which refuses this one for its code; None for all else.
+
+    Daphne sends no code of its own protocol but 1000: its clients get 4011 instead of 1011.
+    """
+    if event["type"] != "websocket.close" or isinstance(error, OSError):
+        return None
+    code: int = event["code"]
+    return {**event, "code": code + 3000} if 1000 < code < 3000 else None
 
 
 def data_size(data: str | bytes) -> int:

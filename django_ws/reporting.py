@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
@@ -52,8 +51,3 @@ def _report(
 def debug_reason(error: BaseException) -> str:
     """What the client may know of an exception: its type and text with DEBUG, else nothing."""
     return f"{type(error).__name__}: {error}" if settings.DEBUG else ""
-
-
-def describe(value: Any) -> str:
-    """A class or function by its dotted path, for messages."""
-    return f"{value.__module__}.{value.__qualname__}"

@@ -59,13 +59,14 @@ def _resize(*, setting: str, **kwargs: Any) -> None:
 
 
 def clean_databases() -> None:
-    """End a unit of work: close this thread's connections that are broken or past their age.
-
-    Inside an atomic block (a test's transaction) Django's own check closes nothing.
-    """
+    """End a unit of work: close this thread's connections that are broken or past their age."""
     if settings.DEBUG:
         reset_queries()
     for connection in connections.all(initialized_only=True):
+        if connection.in_atomic_block:
+            continue
+        if connection.errors_occurred:
+            connection.close()  # is_usable(), which Django would ask, is a guess on SQLite
         connection.close_if_unusable_or_obsolete()
 
 
@@ -116,7 +117,7 @@ class InOrder(Executor):
 
 
 _everything: ContextVar[Executor | None] = ContextVar("django_ws_sync_everything", default=None)
-_owner: ContextVar[OwnsExecutor | None] = ContextVar("django_ws_sync_owner", default=None)
+_owner: ContextVar[OwnsExecutor] = ContextVar("django_ws_sync_owner")
 
 
 class _ByOwner(Executor):
@@ -127,8 +128,6 @@ class _ByOwner(Executor):
         if everything is not None:
             return everything.submit(fn, *args, **kwargs)
         owner = _owner.get()
-        if owner is None:
-            return pool().submit(lambda: run_unit(fn, *args, **kwargs))
         if owner.executor is None:
             owner.executor = InOrder()
         return owner.executor.submit(fn, *args, **kwargs)
@@ -152,6 +151,7 @@ def give_everything_to(executor: Executor) -> None:
 
     For tests: the ORM must work in the thread that holds the test's transaction.
     """
+    SyncToAsync.thread_sensitive_context.set(_context)
     _everything.set(executor)
 
 
@@ -160,5 +160,5 @@ def _after_fork() -> None:
     _pool = None  # its threads stayed with the parent
 
 
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows knows no fork
     os.register_at_fork(after_in_child=_after_fork)

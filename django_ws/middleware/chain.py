@@ -31,7 +31,7 @@ def chain() -> Chain:
 
 def build(paths: tuple[str, ...]) -> Chain:
     """A chain of these middleware, the first outermost, around ``handler.run()``."""
-    innermost: Chain = WebSocketHandler.run
+    innermost: Chain = run
     for index, path in reversed(list(enumerate(paths))):
         innermost = load(index, path)(innermost)
         if not callable(innermost):
@@ -41,6 +41,11 @@ def build(paths: tuple[str, ...]) -> Chain:
                 "function that takes func and returns such a callable."
             )
     return innermost
+
+
+def run(ws: WebSocketHandler) -> Awaitable[None]:
+    """The innermost of every chain: a route to an ASGI application has a ``run`` of its own."""
+    return ws.run()
 
 
 def load(index: int, path: str) -> Callable[[Chain], Any]:

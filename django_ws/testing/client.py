@@ -82,7 +82,7 @@ class WebSocketClient:
         self.close_reason = ""
         self._accepted = False
         self._server: InProcessServer
-        self._thread: LoopThread | None = None
+        self._thread: LoopThread
 
     # Life
 
@@ -107,11 +107,10 @@ class WebSocketClient:
         return SyncWebSocketClient(self, self._thread)
 
     def __exit__(self, *exc_info: object) -> None:
-        if self._thread is not None:
-            try:
-                self._thread.run(self._leave())
-            finally:
-                self._thread.stop()
+        try:
+            self._thread.run(self._leave())
+        finally:
+            self._thread.stop()
 
     # Messages
 
@@ -140,12 +139,10 @@ class WebSocketClient:
     async def receive_nothing(self, seconds: float = NOTHING_SECONDS) -> None:
         """Raises ``AssertionError`` if a message or a close comes within ``seconds``."""
         try:
-            async with asyncio.timeout(seconds) as timeout:
+            async with asyncio.timeout(seconds):
                 event = await self._server.events.get()
         except TimeoutError:
-            if timeout.expired():
-                return
-            raise
+            return
         raise AssertionError(f"expected nothing, received {event!r}") from self._server.error
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
@@ -210,11 +207,9 @@ class WebSocketClient:
         if self.close_code is not None and self._server.events.empty():
             raise ConnectionClosed(self.close_code, self.close_reason)
         try:
-            async with asyncio.timeout(self.timeout) as timeout:
+            async with asyncio.timeout(self.timeout):
                 event = await self._server.events.get()
         except TimeoutError:
-            if not timeout.expired():
-                raise
             raise TimeoutError(f"{self.path}: {otherwise}") from self._server.error
         if event["type"] == "websocket.close" and self._accepted:
             self._note_close(event.get("code", 1000), event.get("reason") or "")

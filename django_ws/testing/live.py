@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from typing import Any, ClassVar, cast
 
 import uvicorn
@@ -30,15 +31,16 @@ class LiveServer(threading.Thread):
         self.server = uvicorn.Server(config)
         self.ready = threading.Event()
         self._startup = self.server.startup
-        self.server.startup = self._started  # type: ignore[method-assign]
+        self.server.startup = self._start_and_tell  # type: ignore[method-assign]
 
-    async def _started(self, *args: Any, **kwargs: Any) -> None:
+    async def _start_and_tell(self, *args: Any, **kwargs: Any) -> None:
         await self._startup(*args, **kwargs)
         self.ready.set()
 
     def run(self) -> None:
         try:
-            self.server.run()
+            with suppress(SystemExit):  # uvicorn has logged why
+                self.server.run()
         finally:
             self.ready.set()
 
@@ -72,6 +74,9 @@ class WebSocketLiveServerTestCase(TransactionTestCase):
         cls.server.start()
         cls.addClassCleanup(cls.server.stop)
         if not cls.server.ready.wait(START_SECONDS) or not cls.server.server.started:
-            raise RuntimeError(f"the live server did not start within {START_SECONDS:g} s")
+            raise RuntimeError(
+                f"the live server on {cls.host!r} did not start within {START_SECONDS:g} s; the "
+                "log of uvicorn.error says why"
+            )
         cls.live_server_url = f"http://{cls.host}:{cls.server.port}"
         cls.live_server_ws_url = f"ws://{cls.host}:{cls.server.port}"

@@ -204,6 +204,8 @@ def next_steps(target: Target, existing_routes: Path | None) -> str:
             f"In {shown(file) if file else 'asgi.py'} replace application (and its import):\n\n"
             f"{ASGI_LINES}"
         )
+    if not configured:
+        steps.append(f'Name it in the settings:\n\nASGI_APPLICATION = "{asgi}.application"')
     steps.append(f"Run the test:\n\npython manage.py test {target.name}")
     steps.append(
         f"Serve it at ws://127.0.0.1:8000/ws/{target.route_name}/ with:\n\n"

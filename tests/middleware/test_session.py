@@ -1,0 +1,320 @@
+"""AuthMiddleware: the log-in of Django's session, on the handshake."""
+
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import AnonymousUser, User
+from django.contrib.sessions.models import Session
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.utils.timezone import now
+from pytest_django import Settings
+
+from django_ws import WebSocketHandler
+from django_ws.testing import WebSocketClient
+from tests.routes import path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+pytestmark = pytest.mark.django_db
+
+
+class WhoHandler(WebSocketHandler):
+    """Tells the client who it is, and saves what it says in the session."""
+
+    async def on_open(self) -> None:
+        request = self.request
+        same = await request.auser() is request.user
+        colour = await request.session.aget("colour")
+        await self.send({"user": str(request.user), "colour": colour, "same": same})
+
+    async def on_message(self, message: Any) -> None:
+        await self.request.session.aset("colour", message)
+        await self.request.session.asave()
+        await self.send(self.request.session.session_key)
+
+
+class SyncWhoHandler(WebSocketHandler):
+    def on_open(self) -> None:
+        self.send(self.request.user.username)
+
+    def on_message(self, message: Any) -> None:
+        self.request.session["colour"] = message
+        self.request.session.save()
+        self.send(self.request.session.session_key)
+
+
+urlpatterns = [path("who/", WhoHandler), path("sync/", SyncWhoHandler)]
+ANONYMOUS = str(AnonymousUser())
+
+
+@pytest.fixture(autouse=True)
+def routes(settings: Settings) -> None:
+    settings.ROOT_WS_URLCONF = __name__
+
+
+@pytest.fixture
+def alice() -> User:
+    return User.objects.create_user("alice", password="secret")
+
+
+def log_in(user: User) -> dict[str, str]:
+    """The cookies of a browser in which a user is logged in."""
+    client = Client()
+    client.force_login(user)
+    return {name: morsel.value for name, morsel in client.cookies.items()}
+
+
+def who(**options: Any) -> Any:
+    with WebSocketClient("/who/", **options) as ws:
+        return ws.receive()
+
+
+def stored() -> list[dict[str, Any]]:
+    """Everything that the database knows about sessions."""
+    return [dict(row) for row in Session.objects.order_by("session_key").values()]
+
+
+# Who it is
+
+
+def test_logged_in_user_is_known(alice: User) -> None:
+    assert who(cookies=log_in(alice))["user"] == "alice"
+
+
+def test_auser_is_user(alice: User) -> None:
+    assert who(cookies=log_in(alice))["same"] is True
+
+
+def test_sync_hook_may_use_user(alice: User) -> None:
+    with WebSocketClient("/sync/", cookies=log_in(alice)) as ws:
+        assert ws.receive() == "alice"
+
+
+def test_handshake_without_a_cookie_is_anonymous() -> None:
+    assert who()["user"] == ANONYMOUS
+
+
+@pytest.mark.parametrize("key", ["", "x", "no-such-session-key-in-the-database", "' or 1=1 --"])
+def test_cookie_of_no_session_is_anonymous(key: str) -> None:
+    assert who(cookies={"sessionid": key})["user"] == ANONYMOUS
+
+
+def test_expired_session_is_anonymous(alice: User) -> None:
+    cookies = log_in(alice)
+    Session.objects.update(expire_date=now() - timedelta(seconds=1))
+    assert who(cookies=cookies)["user"] == ANONYMOUS
+
+
+def test_logged_out_session_is_anonymous(alice: User) -> None:
+    client = Client()
+    client.force_login(alice)
+    cookies = {"sessionid": client.cookies["sessionid"].value}
+    client.logout()
+    assert who(cookies=cookies)["user"] == ANONYMOUS
+
+
+def test_inactive_user_is_anonymous(alice: User) -> None:
+    cookies = log_in(alice)
+    User.objects.update(is_active=False)
+    assert who(cookies=cookies)["user"] == ANONYMOUS
+
+
+def test_deleted_user_is_anonymous(alice: User) -> None:
+    cookies = log_in(alice)
+    alice.delete()
+    assert who(cookies=cookies)["user"] == ANONYMOUS
+
+
+def test_backend_that_is_no_longer_listed_is_anonymous(alice: User, settings: Settings) -> None:
+    cookies = log_in(alice)
+    settings.AUTHENTICATION_BACKENDS = ["django.contrib.auth.backends.RemoteUserBackend"]
+    assert who(cookies=cookies)["user"] == ANONYMOUS
+
+
+def test_name_of_the_session_cookie_is_the_settings(alice: User, settings: Settings) -> None:
+    settings.SESSION_COOKIE_NAME = "mysession"
+    assert who(cookies=log_in(alice))["user"] == "alice"
+
+
+def test_session_data_is_read(alice: User) -> None:
+    assert who(user=alice, session={"colour": "blue"})["colour"] == "blue"
+
+
+def test_session_of_an_anonymous_visitor_is_read() -> None:
+    assert who(session={"colour": "blue"}) == {"user": ANONYMOUS, "colour": "blue", "same": True}
+
+
+@pytest.mark.parametrize("engine", ["db", "cache", "cached_db", "file", "signed_cookies"])
+def test_every_session_engine_of_django_works(
+    engine: str, alice: User, settings: Settings, tmp_path: Path
+) -> None:
+    settings.SESSION_FILE_PATH = str(tmp_path)
+    settings.SESSION_ENGINE = f"django.contrib.sessions.backends.{engine}"
+    answer = who(user=alice, session={"colour": "blue"})
+    assert (answer["user"], answer["colour"]) == ("alice", "blue")
+
+
+# The session's hash
+
+
+def test_session_of_an_old_secret_key_that_is_a_fallback_counts(
+    alice: User, settings: Settings
+) -> None:
+    cookies = log_in(alice)
+    settings.SECRET_KEY_FALLBACKS = [settings.SECRET_KEY]
+    settings.SECRET_KEY = "a new one"
+    assert who(cookies=cookies)["user"] == "alice"
+
+
+def test_session_of_an_old_secret_key_is_not_rotated(alice: User, settings: Settings) -> None:
+    cookies = log_in(alice)
+    settings.SECRET_KEY_FALLBACKS = [settings.SECRET_KEY]
+    settings.SECRET_KEY = "a new one"
+    before = stored()
+    who(cookies=cookies)
+    assert stored() == before
+
+
+def test_session_of_an_old_secret_key_that_is_no_fallback_is_anonymous(
+    alice: User, settings: Settings
+) -> None:
+    cookies = log_in(alice)
+    settings.SECRET_KEY = "a new one"
+    assert who(cookies=cookies)["user"] == ANONYMOUS
+
+
+def test_changed_password_is_anonymous_and_leaves_the_session(alice: User) -> None:
+    cookies = log_in(alice)
+    alice.set_password("another")
+    alice.save()
+    before = stored()
+    assert who(cookies=cookies)["user"] == ANONYMOUS
+    assert stored() == before
+
+
+def test_page_still_ends_the_session_that_the_handshake_has_left(alice: User) -> None:
+    client = Client()
+    client.force_login(alice)
+    alice.set_password("another")
+    alice.save()
+    who(cookies={"sessionid": client.cookies["sessionid"].value})
+    client.get("/admin/")
+    assert stored() == []
+
+
+# Writing
+
+
+@pytest.mark.parametrize("every_request", [False, True])
+def test_handshake_writes_nothing(alice: User, settings: Settings, every_request: bool) -> None:
+    settings.SESSION_SAVE_EVERY_REQUEST = every_request
+    cookies = log_in(alice)
+    before = stored()
+    with CaptureQueriesContext(connection) as queries:
+        who(cookies=cookies)
+    assert stored() == before
+    assert {query["sql"].split()[0] for query in queries} == {"SELECT"}
+
+
+@pytest.mark.parametrize("cookies", [{}, {"sessionid": "no-such-session-key-in-the-database"}])
+def test_anonymous_handshake_makes_no_session(cookies: dict[str, str]) -> None:
+    who(cookies=cookies)
+    assert stored() == []
+
+
+def test_handshake_without_a_cookie_asks_the_database_nothing() -> None:
+    with CaptureQueriesContext(connection) as queries:
+        who()
+    assert len(queries) == 0
+
+
+@pytest.mark.parametrize("url", ["/who/", "/sync/"])
+def test_hook_may_save_the_session(alice: User, url: str) -> None:
+    client = Client()
+    client.force_login(alice)
+    cookies = {"sessionid": client.cookies["sessionid"].value}
+    with WebSocketClient(url, cookies=cookies) as ws:
+        ws.receive()
+        ws.send("green")
+        assert ws.receive() == cookies["sessionid"]
+    assert client.session["colour"] == "green"
+
+
+def test_hook_may_save_a_new_session_of_an_anonymous_visitor() -> None:
+    with WebSocketClient("/who/") as ws:
+        ws.receive()
+        ws.send("green")
+        key = ws.receive()
+    assert Session.objects.get().get_decoded() == {"colour": "green"}
+    assert [row["session_key"] for row in stored()] == [key]
+
+
+# Projects without users or sessions
+
+
+PROJECT = """
+import asyncio
+from django.conf import settings
+settings.configure(
+    SECRET_KEY="x", ROOT_WS_URLCONF=__name__, ALLOWED_HOSTS=["testserver"], INSTALLED_APPS={apps!r}
+)
+from django.urls import path
+from django_ws import WebSocketHandler, get_websocket_application
+from django_ws.testing import WebSocketClient
+
+class Echo(WebSocketHandler):
+    async def on_message(self, message):
+        await self.send([message, hasattr(self.request, "user"), hasattr(self.request, "session")])
+
+async def app(scope, receive, send):
+    await receive()
+    await send({{"type": "websocket.accept"}})
+    await send({{"type": "websocket.send", "text": repr((scope["user"], scope["session"]))}})
+    await receive()
+
+urlpatterns = [path("echo/", Echo), path("app/", app)]
+application = get_websocket_application()
+
+async def main():
+    async with WebSocketClient("/echo/", application=application) as ws:
+        await ws.send("hi")
+        print(await ws.receive())
+    async with WebSocketClient("/app/", application=application) as ws:
+        print(await ws.receive_data())
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("apps", "user"),
+    [
+        ([], "None"),
+        (["django_ws"], "None"),
+        (["django.contrib.contenttypes", "django.contrib.auth"], "AnonymousUser"),
+    ],
+)
+def test_project_without_users_or_sessions_has_sockets(
+    apps: list[str], user: str, tmp_path: Path
+) -> None:
+    (tmp_path / "project.py").write_text(PROJECT.format(apps=apps))
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", "import project"],
+        cwd=ROOT,  # where coverage keeps its data
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.stderr == ""
+    first, second = done.stdout.splitlines()
+    assert first == "['hi', False, False]"
+    assert user in second

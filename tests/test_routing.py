@@ -1,0 +1,309 @@
+"""From a path to the handler and its arguments, and from a name back to the path."""
+
+import logging
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.template import Context, Template, TemplateSyntaxError
+from django.test import RequestFactory
+from django.urls import NoReverseMatch, include, register_converter
+from pytest_django import Settings
+
+from django_ws import WebSocketHandler, ws_reverse, ws_url
+from django_ws.testing import HandshakeRejected, WebSocketClient
+from django_ws.types import Receive, Scope, Send
+from tests.routes import path, re_path
+
+
+class HexConverter:
+    regex = "[0-9a-f]+"
+
+    def to_python(self, value: str) -> int:
+        return int(value, 16)
+
+    def to_url(self, value: int) -> str:
+        return format(value, "x")
+
+
+register_converter(HexConverter, "hex")
+
+
+class EchoRoute(WebSocketHandler):
+    """Tells the client what the route has given."""
+
+    async def on_open(self) -> None:
+        match = self.request.resolver_match
+        assert match is not None
+        await self.send(
+            {
+                "args": list(self.args),
+                "kwargs": self.kwargs,
+                "name": match.view_name,
+                "route": match.route,
+            }
+        )
+
+
+class OtherHandler(WebSocketHandler):
+    async def on_open(self) -> None:
+        await self.send("other")
+
+
+async def any_asgi_app(scope: Scope, receive: Receive, send: Send) -> None:
+    await receive()
+    await send({"type": "websocket.accept"})
+    await send({"type": "websocket.send", "text": repr(scope["url_route"])})
+    await send({"type": "websocket.close", "code": 4321})
+
+
+class NoHandler:
+    """A class, but not a handler."""
+
+
+inner = (
+    [path("<slug:room>/", EchoRoute, name="room"), path("<slug:room>/side/", OtherHandler)],
+    "chat",
+)
+urlpatterns = [
+    path("plain/", EchoRoute, name="plain"),
+    path("number/<int:number>/<hex:colour>/", EchoRoute, name="number"),
+    path("extra/", EchoRoute, {"extra": True}, name="extra"),
+    re_path(r"^year/(?P<year>[0-9]{4})/$", EchoRoute, name="year"),
+    re_path(r"^unnamed/([a-z]+)/([0-9]+)/$", EchoRoute, name="unnamed"),
+    path("chat/", include(inner)),
+    path("other-chat/", include(inner, namespace="other")),
+    path("no-slash", EchoRoute, name="no-slash"),
+    path("both", OtherHandler),
+    path("both/", EchoRoute, name="both"),
+    path("app/<int:number>/", any_asgi_app, name="app"),
+    path("wrong/", NoHandler, name="wrong"),
+    path("", EchoRoute, name="root"),
+]
+
+
+@pytest.fixture(autouse=True)
+def routes(settings: Settings) -> None:
+    settings.ROOT_WS_URLCONF = __name__
+
+
+async def first_message(url: str) -> Any:
+    async with WebSocketClient(url) as ws:
+        return await ws.receive()
+
+
+async def refusal(url: str) -> HandshakeRejected:
+    with pytest.raises(HandshakeRejected) as refused:
+        await WebSocketClient(url).__aenter__()
+    return refused.value
+
+
+# From the path to the handler
+
+
+@pytest.mark.parametrize(
+    ("url", "args", "kwargs", "name"),
+    [
+        ("/", [], {}, "root"),
+        ("/plain/", [], {}, "plain"),
+        ("/plain/?page=2", [], {}, "plain"),
+        ("/number/7/ff/", [], {"number": 7, "colour": 255}, "number"),
+        ("/extra/", [], {"extra": True}, "extra"),
+        ("/year/2031/", [], {"year": "2031"}, "year"),
+        ("/unnamed/abc/42/", ["abc", "42"], {}, "unnamed"),
+        ("/chat/lobby/", [], {"room": "lobby"}, "chat:room"),
+        ("/other-chat/lobby/", [], {"room": "lobby"}, "other:room"),
+        ("/no-slash", [], {}, "no-slash"),
+    ],
+)
+async def test_route_gives_args_kwargs_and_match(
+    url: str, args: list[str], kwargs: dict[str, Any], name: str
+) -> None:
+    answer = await first_message(url)
+    del answer["route"]
+    assert answer == {"args": args, "kwargs": kwargs, "name": name}
+
+
+async def test_resolver_match_knows_the_whole_route_of_an_include() -> None:
+    assert (await first_message("/chat/lobby/"))["route"] == "chat/<slug:room>/"
+
+
+async def test_second_route_of_an_include_is_found() -> None:
+    assert await first_message("/chat/lobby/side/") == "other"
+
+
+async def test_any_asgi_application_can_be_a_route() -> None:
+    async with WebSocketClient("/app/3/") as ws:
+        assert await ws.receive_data() == repr({"args": (), "kwargs": {"number": 3}})
+        assert await ws.wait_closed() == 4321
+
+
+# APPEND_SLASH
+
+
+async def test_missing_trailing_slash_is_appended() -> None:
+    assert (await first_message("/plain"))["name"] == "plain"
+
+
+async def test_path_that_matches_as_it_is_gets_no_slash() -> None:
+    assert await first_message("/both") == "other"
+
+
+async def test_no_slash_is_appended_with_append_slash_off(settings: Settings) -> None:
+    settings.APPEND_SLASH = False
+    assert (await refusal("/plain")).status == 404
+
+
+@pytest.mark.parametrize("url", ["/nowhere", "/nowhere/", "/no-slash/", "/number/x/ff/", "/app"])
+async def test_path_without_a_route_is_refused_with_404(url: str) -> None:
+    assert (await refusal(url)).status == 404
+
+
+# 404
+
+
+async def test_404_says_nothing_more_without_debug() -> None:
+    assert (await refusal("/nowhere/")).reason == "Not Found"
+
+
+async def test_404_lists_the_tried_routes_with_debug(settings: Settings) -> None:
+    settings.DEBUG = True
+    reason = (await refusal("/nowhere/")).reason
+    assert reason.startswith("No WebSocket route matches '/nowhere/'.")
+    assert "\nnumber/<int:number>/<hex:colour>/\n" in reason
+    assert "\nother-chat/<slug:room>/\n" not in reason  # its prefix did not match
+    assert "\n^year/(?P<year>[0-9]{4})/$\n" in reason
+
+
+async def test_404_lists_the_routes_tried_inside_an_include(settings: Settings) -> None:
+    settings.DEBUG = True
+    assert "\nchat/<slug:room>/side/\n" in (await refusal("/chat/no slug/")).reason
+
+
+async def test_404_is_one_info_line(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, "django.ws.request"):
+        await refusal("/nowhere/")
+    [record] = [record for record in caplog.records if record.name.startswith("django")]
+    assert (record.levelname, record.exc_info) == ("INFO", None)
+    assert record.getMessage() == "WebSocket /nowhere/ refused with 404: no route"
+
+
+async def test_404_of_an_urlconf_without_routes_is_told_with_debug(settings: Settings) -> None:
+    settings.DEBUG = True
+    settings.ROOT_WS_URLCONF = "tests.ws_urls_empty"
+    assert (await refusal("/nowhere/")).status == 404
+
+
+# Wrong targets
+
+
+async def test_class_that_is_no_handler_is_named_with_the_cure() -> None:
+    cause = (await refusal("/wrong/")).__cause__
+    assert isinstance(cause, ImproperlyConfigured)
+    assert "NoHandler" in str(cause)
+    assert __name__ in str(cause)
+    assert "Name a handler class itself" in str(cause)
+
+
+async def test_urlconf_that_cannot_be_imported_fails_the_handshake(settings: Settings) -> None:
+    settings.ROOT_WS_URLCONF = "tests.no_such_module"
+    refused = await refusal("/plain/")
+    assert refused.status == 500
+    assert isinstance(refused.__cause__, ImportError)
+
+
+# From the name to the path
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "kwargs", "url"),
+    [
+        ("plain", None, None, "/plain/"),
+        ("number", [7, 255], None, "/number/7/ff/"),
+        ("number", None, {"number": 7, "colour": 255}, "/number/7/ff/"),
+        ("year", None, {"year": 2031}, "/year/2031/"),
+        ("unnamed", ["abc", 42], None, "/unnamed/abc/42/"),
+        ("chat:room", None, {"room": "lobby"}, "/chat/lobby/"),
+        ("other:room", ["lobby"], None, "/other-chat/lobby/"),
+        ("app", [3], None, "/app/3/"),
+        ("root", None, None, "/"),
+    ],
+)
+def test_ws_reverse_gives_the_path(
+    name: str, args: list[Any] | None, kwargs: dict[str, Any] | None, url: str
+) -> None:
+    assert ws_reverse(name, args=args, kwargs=kwargs) == url
+
+
+def test_ws_reverse_of_an_unknown_name_raises() -> None:
+    with pytest.raises(NoReverseMatch):
+        ws_reverse("nowhere")
+
+
+def test_ws_reverse_looks_at_websocket_routes_alone() -> None:
+    with pytest.raises(NoReverseMatch):
+        ws_reverse("index")  # a page
+
+
+@pytest.mark.parametrize(("secure", "scheme"), [(False, "ws"), (True, "wss")])
+def test_ws_url_takes_scheme_and_host_of_the_request(secure: bool, scheme: str) -> None:
+    request = RequestFactory().get("/", secure=secure, headers={"host": "localhost:8443"})
+    url = ws_url(request, "chat:room", kwargs={"room": "lobby"})
+    assert url == f"{scheme}://localhost:8443/chat/lobby/"
+
+
+def test_ws_url_takes_positional_arguments_of_the_route() -> None:
+    assert ws_url(RequestFactory().get("/"), "app", args=[3]) == "ws://testserver/app/3/"
+
+
+# The template tag
+
+
+def render(source: str, **context: Any) -> str:
+    return Template("{% load django_ws %}" + source).render(Context(context))
+
+
+@pytest.mark.parametrize(
+    ("source", "url"),
+    [
+        ('{% ws_url "plain" %}', "ws://testserver/plain/"),
+        ('{% ws_url "chat:room" room="lobby" %}', "ws://testserver/chat/lobby/"),
+        ('{% ws_url "app" 3 %}', "ws://testserver/app/3/"),
+        ('{% ws_url "app" number as url %}[{{ url }}]', "[ws://testserver/app/4/]"),
+    ],
+)
+def test_template_tag_gives_the_url(source: str, url: str) -> None:
+    assert render(source, request=RequestFactory().get("/"), number=4) == url
+
+
+def test_template_tag_gives_wss_on_a_secure_page() -> None:
+    request = RequestFactory().get("/", secure=True)
+    assert render('{% ws_url "plain" %}', request=request) == "wss://testserver/plain/"
+
+
+def test_template_tag_without_the_request_says_how_to_get_it() -> None:
+    with pytest.raises(TemplateSyntaxError, match=r"context_processors\.request"):
+        render('{% ws_url "plain" %}')
+
+
+# ROOT_WS_URLCONF
+
+
+async def test_routes_stand_beside_the_root_urls_by_default(settings: Settings) -> None:
+    del settings.ROOT_WS_URLCONF
+    assert settings.ROOT_URLCONF == "tests.urls"
+    assert ws_reverse("echo") == "/echo/"  # of tests.ws_urls
+
+
+async def test_routes_of_a_root_urls_without_a_package_are_ws_urls(settings: Settings) -> None:
+    del settings.ROOT_WS_URLCONF
+    settings.ROOT_URLCONF = "urls"
+    with pytest.raises(ModuleNotFoundError, match="'ws_urls'"):
+        ws_reverse("echo")
+
+
+async def test_routes_with_neither_setting_name_both(settings: Settings) -> None:
+    del settings.ROOT_WS_URLCONF
+    del settings.ROOT_URLCONF
+    with pytest.raises(ImproperlyConfigured, match=r"ROOT_WS_URLCONF.*ROOT_URLCONF.*ws_urls"):
+        ws_reverse("echo")

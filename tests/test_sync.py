@@ -1,0 +1,501 @@
+"""Bounded threads for sync hooks and the ORM, on a real database on disk."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from asgiref.sync import async_to_sync, sync_to_async
+from django.contrib.auth.models import User
+from django.db import connection, connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
+from django.db.backends.sqlite3.base import DatabaseWrapper
+from django.db.utils import DatabaseError
+from pytest_django import Settings
+
+from django_ws import WebSocketHandler
+from django_ws.testing import WebSocketClient
+from tests.routes import path
+
+ROOT = Path(__file__).resolve().parent.parent
+SECONDS = 5.0  # after which a wait between threads has failed
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class Opened:
+    """The database connections that were opened, and in which threads."""
+
+    def __init__(self) -> None:
+        self.wrappers: list[BaseDatabaseWrapper] = []
+        self.threads: list[str] = []
+        self.open = 0
+        self.most = 0
+
+
+class Meeting:
+    """What the hooks of one test share."""
+
+    barrier: ClassVar[threading.Barrier]
+    started: ClassVar[threading.Semaphore]
+    go_on: ClassVar[threading.Event]
+    threads: ClassVar[set[str]]
+    steps: ClassVar[list[Any]]
+
+
+@pytest.fixture(autouse=True)
+def meeting(settings: Settings) -> None:
+    settings.ROOT_WS_URLCONF = __name__
+    settings.WS_MIDDLEWARE = []
+    Meeting.started = threading.Semaphore(0)
+    Meeting.go_on = threading.Event()
+    Meeting.threads = set()
+    Meeting.steps = []
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[Opened]:
+    """Counts connections as they are opened and closed; at the end none is left open."""
+    seen = Opened()
+    lock = threading.Lock()
+    close = DatabaseWrapper._close  # type: ignore[attr-defined]
+
+    def note_opened(*, connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
+        with lock:
+            seen.wrappers.append(connection)
+            seen.threads.append(threading.current_thread().name)
+            seen.open += 1
+            seen.most = max(seen.most, seen.open)
+
+    def note_closed(wrapper: BaseDatabaseWrapper) -> None:
+        if wrapper.connection is not None:
+            with lock:
+                seen.open -= 1
+        close(wrapper)
+
+    connection_created.connect(note_opened)
+    monkeypatch.setattr(DatabaseWrapper, "_close", note_closed)
+    yield seen
+    connection_created.disconnect(note_opened)
+    for wrapper in seen.wrappers:
+        wrapper.inc_thread_sharing()
+        wrapper.close()
+        wrapper.dec_thread_sharing()
+
+
+def keep_connections(monkeypatch: pytest.MonkeyPatch, seconds: int, **more: Any) -> None:
+    for name, value in {"CONN_MAX_AGE": seconds, **more}.items():
+        monkeypatch.setitem(connections["default"].settings_dict, name, value)
+
+
+class CountHandler(WebSocketHandler):
+    """Counts the users, in a sync hook."""
+
+    def on_message(self, message: Any) -> None:
+        Meeting.threads.add(threading.current_thread().name)
+        self.send(User.objects.count())
+
+
+class MeetingHandler(WebSocketHandler):
+    """A hook that ends only when as many run at once as the barrier has places."""
+
+    def on_message(self, message: Any) -> None:
+        Meeting.threads.add(threading.current_thread().name)
+        User.objects.count()
+        Meeting.barrier.wait(SECONDS)
+        self.send("met")
+
+
+class SlowQueryHandler(WebSocketHandler):
+    """A query that the database works on until ``go_on`` is set."""
+
+    def on_message(self, message: Any) -> None:
+        connection.ensure_connection()
+        connection.connection.create_function("linger", 0, self.linger)
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT linger()")
+        self.send("done")
+
+    def linger(self) -> int:
+        Meeting.started.release()
+        return int(Meeting.go_on.wait(SECONDS))
+
+
+class OrderHandler(WebSocketHandler):
+    """Starts many calls at once."""
+
+    async def on_message(self, message: int) -> None:
+        await asyncio.gather(*(sync_to_async(self.note)(number) for number in range(message)))
+        await self.send("done")
+
+    def note(self, number: int) -> None:
+        Meeting.steps.append(("in", number))
+        time.sleep(0.001)
+        Meeting.steps.append(("out", number))
+
+
+class OneThreadHandler(WebSocketHandler):
+    """Blocks in ``send``, goes to the loop and comes back: always in one thread."""
+
+    def on_message(self, message: Any) -> None:
+        threads = [threading.current_thread().name]
+        self.send("on the way")
+        threads.append(threading.current_thread().name)
+        threads.append(async_to_sync(self.there_and_back)())
+        threads.append(threading.current_thread().name)
+        self.send(threads)
+
+    async def there_and_back(self) -> str:
+        return await sync_to_async(lambda: threading.current_thread().name)()
+
+
+class BrokenHandler(WebSocketHandler):
+    """Can lose its database connection, as when the database restarts."""
+
+    def on_message(self, message: Any) -> None:
+        if message == "break":
+            connection.ensure_connection()
+            connection.connection.close()
+            self.send("broken")
+            return
+        try:
+            self.send(User.objects.count())
+        except DatabaseError:
+            self.send("error")
+
+
+class QueriesHandler(WebSocketHandler):
+    def on_message(self, message: Any) -> None:
+        before = len(connection.queries)
+        User.objects.count()
+        self.send([before, len(connection.queries)])
+
+
+class AsyncHandler(WebSocketHandler):
+    """An async hook that uses both ways to blocking code."""
+
+    async def on_message(self, message: Any) -> None:
+        thread = await sync_to_async(lambda: threading.current_thread().name)()
+        await self.send([thread, await User.objects.acount()])
+
+
+class CancelledHandler(WebSocketHandler):
+    """A call that waits its turn behind a slow one, and is cancelled meanwhile."""
+
+    async def on_message(self, message: Any) -> None:
+        slow = asyncio.ensure_future(sync_to_async(Meeting.go_on.wait)(SECONDS))
+        await asyncio.sleep(0)
+        waiting = asyncio.ensure_future(sync_to_async(Meeting.steps.append)("never"))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        Meeting.go_on.set()
+        await slow
+        await sync_to_async(Meeting.steps.append)("next")
+        await self.send([slow.result(), waiting.cancelled(), Meeting.steps])
+
+
+class RaisingHandler(WebSocketHandler):
+    async def on_message(self, message: Any) -> None:
+        try:
+            await sync_to_async(self.fail)()
+        except LookupError as error:
+            await self.send(str(error))
+
+    def fail(self) -> None:
+        raise LookupError("from the thread")
+
+
+urlpatterns = [
+    path("count/", CountHandler),
+    path("meeting/", MeetingHandler),
+    path("slow/", SlowQueryHandler),
+    path("order/", OrderHandler),
+    path("one-thread/", OneThreadHandler),
+    path("broken/", BrokenHandler),
+    path("queries/", QueriesHandler),
+    path("async/", AsyncHandler),
+    path("cancelled/", CancelledHandler),
+    path("raising/", RaisingHandler),
+]
+
+
+async def clients(stack: AsyncExitStack, url: str, number: int) -> list[WebSocketClient]:
+    return [
+        await stack.enter_async_context(WebSocketClient(url, timeout=SECONDS))
+        for _ in range(number)
+    ]
+
+
+async def ask(ws: WebSocketClient, message: Any = "?") -> Any:
+    await ws.send(message)
+    return await ws.receive()
+
+
+# Threads
+
+
+async def test_slow_hooks_of_many_sockets_run_side_by_side(settings: Settings) -> None:
+    settings.WS_SYNC_THREADS = 4
+    Meeting.barrier = threading.Barrier(4)
+    async with AsyncExitStack() as stack:
+        sockets = await clients(stack, "/meeting/", 12)
+        answers = await asyncio.gather(*(ask(ws) for ws in sockets))
+    assert answers == ["met"] * 12
+
+
+async def test_no_more_threads_are_used_than_the_setting_allows(settings: Settings) -> None:
+    settings.WS_SYNC_THREADS = 3
+    Meeting.barrier = threading.Barrier(3)
+    async with AsyncExitStack() as stack:
+        sockets = await clients(stack, "/meeting/", 30)
+        await asyncio.gather(*(ask(ws) for ws in sockets))
+    assert len(Meeting.threads) == 3
+
+
+@pytest.mark.parametrize("max_age", [0, 60])
+async def test_there_are_no_more_database_connections_than_threads(
+    settings: Settings, opened: Opened, monkeypatch: pytest.MonkeyPatch, max_age: int
+) -> None:
+    settings.WS_SYNC_THREADS = 3
+    keep_connections(monkeypatch, max_age)
+    Meeting.barrier = threading.Barrier(3)
+    async with AsyncExitStack() as stack:
+        sockets = await clients(stack, "/meeting/", 30)
+        await asyncio.gather(*(ask(ws) for ws in sockets))
+    assert opened.most == 3
+
+
+@pytest.mark.parametrize("threads", [2, 8])
+async def test_slow_query_does_not_stop_other_connections(settings: Settings, threads: int) -> None:
+    settings.WS_SYNC_THREADS = threads
+    async with (
+        WebSocketClient("/slow/", timeout=SECONDS) as slow,
+        WebSocketClient("/count/", timeout=SECONDS) as other,
+    ):
+        await slow.send("begin")
+        assert await asyncio.to_thread(Meeting.started.acquire, timeout=SECONDS)
+        assert [await ask(other) for _ in range(10)] == [0] * 10
+        Meeting.go_on.set()
+        assert await slow.receive() == "done"
+
+
+async def test_slow_query_does_not_stop_the_event_loop_with_one_thread(settings: Settings) -> None:
+    settings.WS_SYNC_THREADS = 1
+    async with (
+        WebSocketClient("/slow/", timeout=SECONDS) as slow,
+        WebSocketClient("/count/", timeout=SECONDS) as other,
+    ):
+        await slow.send("begin")
+        assert await asyncio.to_thread(Meeting.started.acquire, timeout=SECONDS)
+        await other.send("waits its turn")
+        await other.receive_nothing()
+        Meeting.go_on.set()
+        assert (await slow.receive(), await other.receive()) == ("done", 0)
+
+
+async def test_calls_of_one_connection_run_one_at_a_time_and_in_order(settings: Settings) -> None:
+    settings.WS_SYNC_THREADS = 8
+    async with WebSocketClient("/order/", timeout=SECONDS) as ws:
+        assert await ask(ws, 20) == "done"
+    assert Meeting.steps == [(way, number) for number in range(20) for way in ("in", "out")]
+
+
+async def test_sync_hook_runs_in_one_thread_from_beginning_to_end(settings: Settings) -> None:
+    settings.WS_SYNC_THREADS = 8
+    async with WebSocketClient("/one-thread/", timeout=SECONDS) as ws:
+        for _ in range(5):
+            assert await ask(ws) == "on the way"
+            assert len(set(await ws.receive())) == 1
+
+
+async def test_async_hooks_use_the_same_threads(settings: Settings, opened: Opened) -> None:
+    settings.WS_SYNC_THREADS = 2
+    async with WebSocketClient("/async/", timeout=SECONDS) as ws:
+        thread, number = await ask(ws)
+    assert number == 0
+    assert thread.startswith("django_ws")
+    assert all(name.startswith("django_ws") for name in opened.threads)
+
+
+async def test_call_that_is_cancelled_while_it_waits_never_runs(settings: Settings) -> None:
+    settings.WS_SYNC_THREADS = 4
+    async with WebSocketClient("/cancelled/", timeout=SECONDS) as ws:
+        assert await ask(ws) == [True, True, ["next"]]
+
+
+def test_call_that_is_cancelled_while_it_waits_never_runs_in_a_sync_test_either() -> None:
+    with WebSocketClient("/cancelled/", timeout=SECONDS) as ws:
+        ws.send("?")
+        assert ws.receive() == [True, True, ["next"]]
+
+
+async def test_exception_of_a_sync_function_reaches_the_caller() -> None:
+    async with WebSocketClient("/raising/", timeout=SECONDS) as ws:
+        assert [await ask(ws), await ask(ws)] == ["from the thread"] * 2
+
+
+async def test_change_of_the_number_of_threads_counts_at_once(settings: Settings) -> None:
+    settings.WS_SYNC_THREADS = 1
+    async with AsyncExitStack() as stack:
+        sockets = await clients(stack, "/meeting/", 2)
+        Meeting.barrier = threading.Barrier(1)
+        await asyncio.gather(*(ask(ws) for ws in sockets))
+        assert len(Meeting.threads) == 1
+        settings.WS_SYNC_THREADS = 2
+        Meeting.barrier = threading.Barrier(2)
+        assert await asyncio.gather(*(ask(ws) for ws in sockets)) == ["met", "met"]
+
+
+async def test_connection_without_sync_work_starts_no_thread(settings: Settings) -> None:
+    settings.WS_SYNC_THREADS = 5  # a new pool
+    settings.ROOT_WS_URLCONF = "tests.ws_urls"
+    before = set(threading.enumerate())
+    async with WebSocketClient("/echo/") as ws:
+        await ws.send("hi")
+        assert await ws.receive() == "hi"
+        new = set(threading.enumerate()) - before
+    assert not any(thread.name.startswith("django_ws") for thread in new)
+
+
+# Database connections
+
+
+async def test_connection_is_closed_after_each_call_with_conn_max_age_0(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_connections(monkeypatch, 0)
+    async with WebSocketClient("/count/", timeout=SECONDS) as ws:
+        assert [await ask(ws) for _ in range(5)] == [0] * 5
+    assert len(opened.wrappers) == 5
+    assert opened.open == 0
+
+
+async def test_connection_is_used_again_with_conn_max_age(
+    settings: Settings, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.WS_SYNC_THREADS = 1
+    keep_connections(monkeypatch, 60)
+    async with WebSocketClient("/count/", timeout=SECONDS) as ws:
+        assert [await ask(ws) for _ in range(5)] == [0] * 5
+    assert len(opened.wrappers) == 1
+
+
+async def test_connection_past_its_age_is_replaced(
+    settings: Settings, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.WS_SYNC_THREADS = 1
+    keep_connections(monkeypatch, 60)
+    async with WebSocketClient("/count/", timeout=SECONDS) as ws:
+        await ask(ws)
+        [wrapper] = opened.wrappers
+        monkeypatch.setattr(wrapper, "close_at", time.monotonic())
+        assert await ask(ws) == 0
+    assert len(opened.wrappers) == 2
+
+
+def can_answer(wrapper: BaseDatabaseWrapper) -> bool:
+    """What every backend but SQLite's says: whether the database still answers."""
+    try:
+        wrapper.connection.execute("SELECT 1")
+    except Exception:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("health_checks", [True, False])
+async def test_connection_closed_underneath_is_replaced(
+    settings: Settings, opened: Opened, monkeypatch: pytest.MonkeyPatch, health_checks: bool
+) -> None:
+    settings.WS_SYNC_THREADS = 1
+    keep_connections(monkeypatch, 60, CONN_HEALTH_CHECKS=health_checks)
+    if health_checks:
+        monkeypatch.setattr(DatabaseWrapper, "is_usable", can_answer)  # SQLite's is always true
+    async with WebSocketClient("/broken/", timeout=SECONDS) as ws:
+        assert await ask(ws, "break") == "broken"
+        # As on a page: only CONN_HEALTH_CHECKS finds out before the first query has failed.
+        assert await ask(ws) == (0 if health_checks else "error")
+        assert await ask(ws) == 0
+
+
+def test_nothing_is_closed_inside_the_transaction_of_a_test(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_connections(monkeypatch, 0)
+    with transaction.atomic():
+        User.objects.create(username="alice")  # nobody else can see her yet
+        before = connection.connection
+        with WebSocketClient("/count/") as ws:
+            for _ in range(3):
+                ws.send("?")
+                assert ws.receive() == 1
+        with WebSocketClient("/async/") as ws:
+            ws.send("?")
+            assert ws.receive()[1] == 1
+        assert connection.connection is before
+        transaction.set_rollback(True)
+
+
+async def test_log_of_queries_does_not_grow_with_debug(settings: Settings) -> None:
+    settings.DEBUG = True
+    settings.WS_SYNC_THREADS = 1
+    async with WebSocketClient("/queries/", timeout=SECONDS) as ws:
+        assert [await ask(ws) for _ in range(20)] == [[0, 1]] * 20
+
+
+# Forks
+
+
+FORK = """
+import asyncio, os, sys, threading
+from django.conf import settings
+settings.configure(SECRET_KEY="x", ROOT_WS_URLCONF=__name__, ALLOWED_HOSTS=["testserver"])
+from django.urls import path
+from django_ws import WebSocketHandler, get_websocket_application
+from django_ws.testing import WebSocketClient
+
+class Sync(WebSocketHandler):
+    def on_message(self, message):
+        self.send(f"{message} in {threading.current_thread().name.partition('_')[0]}")
+
+urlpatterns = [path("sync/", Sync)]
+application = get_websocket_application()
+
+async def main(message):
+    async with WebSocketClient("/sync/", application=application, timeout=5) as ws:
+        await ws.send(message)
+        print(await ws.receive(), flush=True)
+
+asyncio.run(main("parent"))
+child = os.fork()
+if child:
+    os.waitpid(child, 0)
+asyncio.run(main("parent again" if child else "child"))
+"""
+
+
+def test_forked_process_has_threads_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "project.py").write_text(FORK)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", "import project"],
+        cwd=ROOT,  # where coverage keeps its data
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "parent in django",
+        "child in django",
+        "parent again in django",
+    ]
