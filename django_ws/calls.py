@@ -40,6 +40,8 @@ class Handler(Protocol):
 
     def on_task_error(self, error: BaseException) -> Any: ...
 
+    def let_go(self) -> None: ...
+
 
 class Calls:
     """The calls into one handler. ``place`` names what runs now, for the log."""

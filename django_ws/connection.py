@@ -139,11 +139,12 @@ class Connection:
         return self._put_accept()
 
     def _put_accept(self) -> Awaitable[None]:
-        offered = self.scope.get("subprotocols") or ()
-        self.subprotocol = next((name for name in self.subprotocols if name in offered), None)
         event: Event = {"type": "websocket.accept"}
-        if self.subprotocol is not None:
-            event["subprotocol"] = self.subprotocol
+        offered = self.scope.get("subprotocols") or ()
+        for name in self.subprotocols:
+            if name in offered:
+                event["subprotocol"] = self.subprotocol = name
+                break
         return self.outbound.put(event)
 
     async def hand_over(self, application: ASGIApplication, scope: Scope) -> None:

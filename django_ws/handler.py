@@ -14,11 +14,18 @@ from django_ws import conf
 from django_ws.acting import Done, act, done
 from django_ws.codecs import Codec, JSONCodec, TextCodec
 from django_ws.connection import OPEN, Connection, Overflow
-from django_ws.exceptions import DecodeError, EncodeError, Reject
+from django_ws.exceptions import DecodeError, EncodeError, Reject, StateError
 from django_ws.hooks import Hooks, hooks_of
 from django_ws.lifecycle import Life
 from django_ws.request import WebSocketRequest
-from django_ws.tasks import Ended, StartedTask, TaskCallback, TaskFunction, sleep_loop
+from django_ws.tasks import (
+    Ended,
+    StartedTask,
+    TaskCallback,
+    TaskFunction,
+    sleep_loop,
+    too_late,
+)
 
 PING_TASK = "ping"
 _text = TextCodec()
@@ -64,7 +71,7 @@ class WebSocketHandler:
         connection.overflow = self.send_overflow
         connection.subprotocols = self.subprotocols
         connection.refuse_after_accept = self.reject_with == "close"
-        self._life = Life(connection, self)
+        self._life: Life | None = Life(connection, self)  # None after the end
 
     # Hooks. Declared as neither async nor sync, so that both kinds may override them.
 
@@ -196,7 +203,7 @@ class WebSocketHandler:
     @property
     def tasks(self) -> Mapping[str, StartedTask]:
         """The running background tasks by id; a copy."""
-        return dict(self._life.background.tasks.running)
+        return dict(self._life.background.tasks.running) if self._life is not None else {}
 
     def start_task(
         self,
@@ -216,9 +223,10 @@ class WebSocketHandler:
         """
 
         def start() -> StartedTask:
-            return self._life.background.tasks.start(
-                task_id, coroutine_function, callback, args, kwargs
-            )
+            if self._life is None:
+                raise too_late(task_id, coroutine_function)
+            tasks = self._life.background.tasks
+            return tasks.start(task_id, coroutine_function, callback, args, kwargs)
 
         started: Any = act(self._connection.loop, "start_task", start)
         if isinstance(started, Done):  # in a thread: it has blocked until started
@@ -229,7 +237,7 @@ class WebSocketHandler:
         """Cancel a background task; awaiting waits until it has ended. Unknown ids do nothing."""
 
         def cancel() -> Awaitable[None]:
-            task = self._life.background.tasks.cancel(task_id)
+            task = self._life.background.tasks.cancel(task_id) if self._life is not None else None
             if task is None or task is asyncio.current_task():
                 return done(self._connection.loop)
             return Ended(task)
@@ -276,11 +284,20 @@ class WebSocketHandler:
 
     def run(self) -> Awaitable[None]:
         """From ``on_connect`` to ``on_close``; what the innermost middleware calls."""
-        return self._life.live()
+        return self._the_life().live()
 
     def serve(self, chain: Callable[[Any], Awaitable[None]]) -> Awaitable[None]:
         """The whole life, inside the middleware ``chain``. Called once, by the application."""
-        return self._life.serve(chain)
+        return self._the_life().serve(chain)
+
+    def _the_life(self) -> Life:
+        if self._life is None:
+            raise StateError("the connection has ended: a handler serves one connection")
+        return self._life
+
+    def let_go(self) -> None:
+        """The life is over; refer to it no more, so that no garbage collection is needed."""
+        self._life = None
 
 
 WebSocketHandler.hooks = hooks_of(WebSocketHandler, WebSocketHandler)

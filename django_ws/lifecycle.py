@@ -79,10 +79,12 @@ class Life:
             await self.calls.failed(MIDDLEWARE, error)
         finally:
             self._set_timer(None)
-            await self._flush()
+            if connection.outbound.writer is not None:
+                await self._flush(connection.outbound.writer)
             if connection.state is REFUSED:
                 await connection.settle()
             connection.release()
+            self.handler.let_go()
 
     async def live(self) -> None:
         """The innermost: from ``on_connect`` to ``on_close``."""
@@ -205,11 +207,11 @@ class Life:
             self._background.tasks.cancel_all()
         if self._finishing:
             return
-        self._deadline = self.connection.loop.time() + conf.get().ws_close_timeout
         if not by_client:
             self._stopped = True
         if self.connection.inbound.in_hook:
-            self._set_timer(self.connection.loop.call_at(self._deadline, self._out_of_time))
+            timer = self.connection.loop.call_later(self._remaining, self._out_of_time)
+            self._set_timer(timer)
         elif not by_client and asyncio.current_task() is not self.connection.task:
             self._cancel_task()  # it waits for an event; the client's own close would be one
 
@@ -235,7 +237,7 @@ class Life:
             self.background.start(self._finish(), "django_ws last rites")
 
     async def _finish(self) -> None:
-        """Tasks end, then ``on_close`` runs, then what still waits is sent."""
+        """Tasks end, then ``on_close`` runs."""
         if self._finishing:
             return
         self._finishing = True
@@ -244,18 +246,13 @@ class Life:
             if self._background is not None:
                 await self._await_background(self._background)
         finally:
-            try:
-                if "on_close" in self.handler.hooks.overridden:
-                    await self._call_on_close()
-            finally:
-                await self._flush()
+            if "on_close" in self.handler.hooks.overridden:
+                await self._call_on_close()
 
-    async def _flush(self) -> None:
+    async def _flush(self, writer: asyncio.Task[None]) -> None:
         """Let the server take what still waits."""
-        outbound = self.connection.outbound
-        if outbound.writer is not None:
-            await self._wait_or_log({outbound.writer})
-            outbound.fail(self.connection.closed_error())
+        await self._wait_or_log({writer})
+        self.connection.outbound.fail(self.connection.closed_error())
 
     async def _await_background(self, background: Background) -> None:
         await self._wait_or_log(background.tasks.alive)
@@ -286,6 +283,7 @@ class Life:
 
     @property
     def _remaining(self) -> float:
+        """Seconds until the deadline, which the first who asks sets."""
         now = self.connection.loop.time()
         if self._deadline is None:
             self._deadline = now + conf.get().ws_close_timeout

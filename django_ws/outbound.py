@@ -55,8 +55,14 @@ class Outbound:
         """Send one event, or let it wait its turn behind others."""
         if self.broken is not None:
             return self._refuse(event, self.broken)
-        # Outside a task (in a callback of the loop) no server expects to be driven.
-        if self.writer is None and current_task() is not None:
+        # Outside a task (in a callback of the loop) no server expects to be driven. A close has
+        # a task of its own from the start: some servers wait in it under asyncio.timeout(),
+        # which must find the same task at its beginning and its end.
+        if (
+            self.writer is None
+            and event["type"] != "websocket.close"
+            and current_task() is not None
+        ):
             return self.drive(event)
         return self._wait(event, None)
 
@@ -67,12 +73,14 @@ class Outbound:
             # next() with a default costs no StopIteration, as send() would.
             suspended_on = self._run(next, call, FINISHED)
         except Exception as error:
-            if (other := _other_close(event, error)) is not None:
-                return self.drive(other)
-            # Whatever else a server raises here means that the connection is gone.
+            # Whatever a server raises here means that the connection is gone.
             return self._refuse(event, self._break(error))
         if suspended_on is FINISHED:
             return self._done
+        if asyncio.isfuture(suspended_on):
+            # Until the writer's first step others may come to wait for the same future, which
+            # this mark of its one awaiter would make fail ("await wasn't used with future").
+            suspended_on._asyncio_future_blocking = False
         return self._wait(event, _resume(call, suspended_on))
 
     def has_room(self, data: str | bytes) -> bool:
@@ -201,6 +209,8 @@ def data_size(data: str | bytes) -> int:
 @types.coroutine
 def _resume(call: Any, suspended_on: Any) -> Generator[Any, Any, None]:
     """Go on with a coroutine that was driven by hand to its first suspension."""
+    if asyncio.isfuture(suspended_on):
+        suspended_on._asyncio_future_blocking = True
     try:
         while True:
             try:

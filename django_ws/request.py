@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
 from django.core.handlers.asgi import ASGIRequest, get_script_prefix
 from django.http import QueryDict, parse_cookie
+from django.utils.functional import cached_property
 from django.views.debug import SafeExceptionReporterFilter, get_default_exception_reporter_filter
 
 from django_ws.types import Scope
 
 SCHEMES = {"ws": "http", "wss": "https"}
-
-
-def header_values(scope: Mapping[str, Any], name: bytes) -> list[str]:
-    """All occurrences of one header of the handshake; ``name`` in lower case."""
-    # Not every server lowers the names, though ASGI asks for it.
-    return [value.decode("latin-1") for key, value in scope["headers"] if key.lower() == name]
 
 
 class WebSocketRequest(ASGIRequest):
@@ -67,7 +60,9 @@ class WebSocketRequest(ASGIRequest):
 
     @cached_property
     def COOKIES(self) -> dict[str, str]:  # type: ignore[override]
-        return parse_cookie("; ".join(header_values(self.scope, b"cookie")))
+        # Not every server lowers the names, though ASGI asks for it.
+        found = [value for name, value in self.scope["headers"] if name.lower() == b"cookie"]
+        return parse_cookie(b"; ".join(found).decode("latin-1")) if found else {}
 
     async def auser(self) -> Any:
         """The user, loaded before any hook runs; ``AttributeError`` without AuthMiddleware."""

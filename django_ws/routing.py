@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
+from weakref import WeakKeyDictionary
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest
-from django.urls import Resolver404, ResolverMatch, get_resolver, reverse
+from django.urls import Resolver404, ResolverMatch, URLResolver, get_resolver, reverse
 
 from django_ws import conf
 from django_ws.asgi_route import ASGIApplicationHandler
 from django_ws.connection import Connection
 from django_ws.handler import WebSocketHandler
 from django_ws.request import WebSocketRequest
+
+# A route without arguments always gives the same match: found once, shared by its connections.
+_static_matches: WeakKeyDictionary[URLResolver, dict[str, ResolverMatch]] = WeakKeyDictionary()
+MAX_STATIC_MATCHES = 1024
 
 
 def resolve(path: str) -> ResolverMatch:
@@ -24,8 +29,9 @@ def resolve(path: str) -> ResolverMatch:
     on. Raises ``Resolver404`` with the tried routes.
     """
     resolver = get_resolver(conf.get().root_ws_urlconf)
+    static = _static_matches.setdefault(resolver, {})
     try:
-        return resolver.resolve(path)
+        match = static.get(path) or resolver.resolve(path)
     except Resolver404 as not_found:
         if settings.APPEND_SLASH and not path.endswith("/"):
             try:
@@ -33,6 +39,9 @@ def resolve(path: str) -> ResolverMatch:
             except Resolver404:
                 pass
         raise not_found from None
+    if not match.kwargs and not match.args and len(static) < MAX_STATIC_MATCHES:
+        static[path] = match
+    return match
 
 
 def is_handler_class(target: Any) -> TypeGuard[type[WebSocketHandler]]:
@@ -45,14 +54,14 @@ def new_handler(
     """The handler of one connection. Raises ``ImproperlyConfigured`` for a wrong target."""
     target: Any = match.func
     if is_handler_class(target):
-        return target(connection, request, match.args, match.kwargs)
+        return target(connection, request, match.args, dict(match.kwargs))
     if isinstance(target, type):
         raise ImproperlyConfigured(
             f"{target!r} in {conf.get().root_ws_urlconf} is neither a WebSocketHandler class nor "
             "an ASGI application. Name a handler class itself, or an application such as "
             "Consumer.as_asgi()."
         )
-    return ASGIApplicationHandler(connection, request, match.args, match.kwargs, target)
+    return ASGIApplicationHandler(connection, request, match.args, dict(match.kwargs), target)
 
 
 def ws_reverse(

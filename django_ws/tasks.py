@@ -73,9 +73,7 @@ class Tasks:
     ) -> StartedTask:
         """Start a task; a running namesake is cancelled with ``TASK_DUPLICATE_STARTED``."""
         if self._ended:
-            if inspect.iscoroutine(function):
-                function.close()  # it will never run: no warning about that as well
-            raise ConnectionClosed(reason=f"task {task_id!r} was not started")
+            raise too_late(task_id, function)
         coroutine = _coroutine(task_id, function, args or (), kwargs or {})
         namesake = self.running.get(task_id)
         if namesake is not None:
@@ -106,6 +104,13 @@ class Tasks:
         self._ended = True
         for task in self.running.values():
             task.cancel(TASK_WS_CLOSED)
+
+
+def too_late(task_id: str, function: TaskFunction | Coroutine[Any, Any, Any]) -> ConnectionClosed:
+    """The error of a start after the close."""
+    if inspect.iscoroutine(function):
+        function.close()  # it will never run: no warning about that as well
+    return ConnectionClosed(reason=f"task {task_id!r} was not started")
 
 
 def _coroutine(

@@ -1,0 +1,1 @@
+"""Speed and memory beside a bare ASGI application and Channels: `python -m benchmarks`."""

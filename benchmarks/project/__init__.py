@@ -1,0 +1,1 @@
+"""The Django project that the handlers and consumers under measurement live in."""

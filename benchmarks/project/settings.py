@@ -1,0 +1,32 @@
+"""What `django-admin startproject` would need for a socket: log-in, sessions and a database."""
+
+import os
+
+SECRET_KEY = "only for benchmarks"
+ALLOWED_HOSTS = ["127.0.0.1"]
+USE_TZ = True
+INSTALLED_APPS = [
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+]
+MIDDLEWARE = [
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+]
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": os.environ.get("BENCHMARK_DATABASE", "benchmark.sqlite3"),
+    }
+}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+ROOT_URLCONF = "benchmarks.project.urls"
+
+# Without DEBUG Django mails errors and prints none; here they should be seen.
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"console": {"class": "logging.StreamHandler"}},
+    "root": {"handlers": ["console"], "level": "WARNING"},
+}

@@ -1,0 +1,78 @@
+"""Interleaved rounds: every server gets a turn in each, so that a machine's moods hit all alike."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+
+from benchmarks.findings import Finding, paired, print_loads
+from benchmarks.load import Load
+from benchmarks.server import Server
+
+# A function that puts a server under load for so many seconds, while its context lasts.
+Prepare = Callable[[Server], AbstractContextManager[Callable[[float], Load]]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long to measure. ``seconds`` is one server's time in one round, cut into ``slices``."""
+
+    rounds: int = 9
+    seconds: float = 1.0
+    slices: int = 4
+    attempts: int = 3
+    memory_connections: int = 5_000
+    ping_connections: int = 10_000
+    ping_seconds: float = 5.0
+
+
+QUICK = Plan(3, 0.3, 2, 1, 500, 1_000, 1.0)
+
+
+def _round(servers: Sequence[Server], prepare: Prepare, plan: Plan) -> dict[str, Load]:
+    """One round: short slices forth and back, so that even a change within it is shared."""
+    found: dict[str, Load] = {}
+    with ExitStack() as stack:
+        loads = {server.name: stack.enter_context(prepare(server)) for server in servers}
+        for load in loads.values():
+            load(0.05)
+        for turn in range(plan.slices):
+            for name in list(loads)[:: -1 if turn % 2 else 1]:
+                part = loads[name](plan.seconds / plan.slices)
+                found[name] = found[name] + part if name in found else part
+    return found
+
+
+def compare(
+    title: str,
+    servers: Sequence[Server],
+    prepare: Prepare,
+    plan: Plan,
+    targets: dict[str, float],
+) -> list[Finding]:
+    """django_ws against each other server; ``targets`` are its least ratios to them.
+
+    Where the rounds are too uneven for a verdict, all of them are run again, whatever they said.
+    """
+    for _ in range(plan.attempts):
+        findings = _attempt(title, servers, prepare, plan, targets)
+        if not any(finding.doubt for finding in findings if finding.target is not None):
+            break
+    return findings
+
+
+def _attempt(
+    title: str,
+    servers: Sequence[Server],
+    prepare: Prepare,
+    plan: Plan,
+    targets: dict[str, float],
+) -> list[Finding]:
+    rounds = [_round(servers, prepare, plan) for _ in range(plan.rounds)]
+    loads = {server.name: [found[server.name] for found in rounds] for server in servers}
+    print_loads(title, loads)
+    peers = [name for name in loads if name != "django_ws"]
+    findings = [paired(title, loads, ("django_ws", peer), targets.get(peer)) for peer in peers]
+    findings.append(paired(title, loads, ("channels", "bare"), None))
+    for finding in findings:
+        print(finding.details(), flush=True)
+    return findings

@@ -1,0 +1,1 @@
+"""The example project: one small app for each demo."""

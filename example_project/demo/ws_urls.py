@@ -1,0 +1,11 @@
+"""The WebSocket routes: the handler classes stand where views stand in urls.py."""
+
+from django.urls import path
+
+from echo.ws import EchoHandler
+from weather.ws import WeatherHandler
+
+urlpatterns = [
+    path("ws/weather/", WeatherHandler, name="weather"),
+    path("ws/echo/", EchoHandler, name="echo"),
+]

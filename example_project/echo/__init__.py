@@ -1,0 +1,1 @@
+"""The echo demo: what the page sends comes back."""

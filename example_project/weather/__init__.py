@@ -1,0 +1,1 @@
+"""The weather demo: the server pushes a forecast that keeps changing."""
