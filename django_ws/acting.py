@@ -40,11 +40,13 @@ _done_in: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
 def done(loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
     """A future of this loop that is done: the cheapest thing to await."""
     global _done_in
-    if _done_in is None or _done_in[0] is not loop:
-        future = loop.create_future()
-        future.set_result(None)
-        _done_in = loop, future
-    return _done_in[1]
+    known = _done_in  # another thread may set it meanwhile
+    if known is not None and known[0] is loop:
+        return known[1]
+    future: asyncio.Future[None] = loop.create_future()
+    future.set_result(None)
+    _done_in = loop, future
+    return future
 
 
 if sys.version_info >= (3, 12):

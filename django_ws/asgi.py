@@ -66,7 +66,7 @@ async def new_handler(scope: Scope, receive: Receive, send: Send) -> WebSocketHa
         check_origin(scope)
     except Refusal as refusal:
         logger.warning(
-            "WebSocket %s refused with %d: %s", scope["path"], refusal.status, refusal.message
+            "WebSocket %s refused with %d: %s", connection.path, refusal.status, refusal.message
         )
         connection.refuse(refusal.status)
         await connection.settle()
@@ -77,7 +77,7 @@ async def new_handler(scope: Scope, receive: Receive, send: Send) -> WebSocketHa
     try:
         match = routing.resolve(request.path_info)
     except Resolver404 as not_found:
-        logger.info("WebSocket %s refused with 404: no route", request.path)
+        logger.info("WebSocket %s refused with 404: no route", connection.path)
         connection.refuse(404, _tried(request, not_found) if settings.DEBUG else "Not Found")
         await connection.settle()
         return None

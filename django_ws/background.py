@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping, Sequence
+from contextvars import Context
+from functools import partial
 from typing import Any
 
 from django_ws.calls import Calls, Handler
 from django_ws.connection import Connection
 from django_ws.exceptions import ConnectionClosed
-from django_ws.tasks import StartedTask, TaskCallback, Tasks
+from django_ws.sync import is_own_sync_work
+from django_ws.tasks import StartedTask, TaskCallback, TaskFunction, Tasks
 
 
 class Background:
@@ -22,24 +25,50 @@ class Background:
         self._handler = handler
         self._connection = connection
         self._calls = calls
-        self.tasks = Tasks(connection.loop, self._ended)  # the user's
+        self.tasks = Tasks(connection.loop)  # the user's
         self.side: set[asyncio.Task[None]] = set()  # what follows the end of those
         if connection.closed:
             self.tasks.cancel_all()
 
-    def start(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+    def start_task(
+        self,
+        task_id: str,
+        function: TaskFunction | Coroutine[Any, Any, Any],
+        callback: TaskCallback | None,
+        args: Sequence[Any] | None,
+        kwargs: Mapping[str, Any] | None,
+    ) -> StartedTask:
+        """Start a task of the user's."""
+        on_end = partial(self._ended, task_id, callback)
+        return self.tasks.start(
+            task_id, function, args or (), kwargs or {}, on_end, self._own_context()
+        )
+
+    def start(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Start a task of the library itself."""
-        task = self._connection.loop.create_task(coroutine, name=name)
+        context = self._own_context()
+        task = self._connection.loop.create_task(coroutine, name=name, context=context)
         self.side.add(task)
         task.add_done_callback(self.side.discard)
+        return task
 
-    def _ended(self, task_id: str, task: StartedTask, callback: TaskCallback | None) -> None:
+    def _own_context(self) -> Context | None:
+        """None inside the connection's tasks, whose variables a new task inherits.
+
+        Called from elsewhere (a thread, another connection, a timer), a task gets the
+        connection's own context and not the caller's: its sync work counts to this connection.
+        """
+        if is_own_sync_work(self._connection.sync_work):
+            return None
+        return self._connection.outbound.context.copy()
+
+    def _ended(self, task_id: str, callback: TaskCallback | None, task: StartedTask) -> None:
         error: BaseException | None
         try:
             error = task.exception()
         except asyncio.CancelledError as cancelled:
             error = cancelled if self._handler.PROCESS_CANCEL_ERRORS else None
-        if isinstance(error, ConnectionClosed) and self._connection.closed:
+        if isinstance(error, ConnectionClosed) and self._connection.gone:
             error = None
         if error is not None:
             self.start(self._failed(task_id, error), f"on_task_error of {task_id!r}")

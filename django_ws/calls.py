@@ -78,10 +78,10 @@ class Calls:
     async def failed(self, place: str, error: BaseException) -> None:
         """Answer an exception in the user's code; raise a cancellation of the connection again."""
         connection = self._connection
-        if isinstance(error, asyncio.CancelledError) and connection.task.cancelling():
+        if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
             raise error  # any other is the hook's own affair: something it awaited was cancelled
-        if isinstance(error, ConnectionClosed) and connection.closed:
-            logger.debug("WebSocket %s: %s ended by the close", connection.scope["path"], place)
+        if isinstance(error, ConnectionClosed) and connection.gone:
+            logger.debug("WebSocket %s: %s ended by the close", connection.path, place)
         elif isinstance(error, Reject):
             self._reject(error)
         elif connection.state is CONNECTING and isinstance(error, PermissionDenied | Http404):
@@ -108,3 +108,8 @@ class Calls:
             code = 4000 + rejection.status
             known = code in list(CloseCode)
             connection.close(code if known else CloseCode.POLICY_VIOLATION, rejection.reason)
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from concurrent.futures import Executor
 from contextlib import suppress
 from enum import Enum, auto
 from typing import Any, Literal, cast
@@ -25,6 +24,8 @@ from django_ws.exceptions import (
 )
 from django_ws.inbound import Inbound
 from django_ws.outbound import Outbound
+from django_ws.printable import printable
+from django_ws.sync import SyncWork, own_sync_work
 from django_ws.types import ASGIApplication, Event, Receive, Scope, Send
 
 logger = logging.getLogger("django.ws.request")
@@ -57,8 +58,9 @@ class Connection:
 
     __slots__ = (
         "__weakref__", "_closed_future", "_closing", "_send", "_warned_at",
-        "close_code", "close_reason", "executor", "inbound", "loop", "on_closing", "outbound",
-        "overflow", "refuse_after_accept", "scope", "state", "subprotocol", "subprotocols", "task",
+        "close_code", "close_reason", "inbound", "loop", "on_closing", "outbound",
+        "overflow", "refuse_after_accept", "scope", "state", "subprotocol", "subprotocols",
+        "sync_work", "task",
     )  # fmt: skip
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,6 +69,8 @@ class Connection:
         self.task = cast(asyncio.Task[Any], asyncio.current_task())  # the server's
         self.inbound = Inbound(receive, loop, self.client_left)
         self._send = send
+        self.sync_work = SyncWork()
+        own_sync_work(self.sync_work)  # before the outbound buffer keeps this context
         self.outbound = Outbound(send, loop, conf.get().ws_send_buffer, scope["path"])
         self.state = CONNECTING
         self.close_code: int | None = None
@@ -76,7 +80,6 @@ class Connection:
         self.refuse_after_accept = False  # so that browsers can read the status
         self.overflow: Overflow = "close"
         self.on_closing: Callable[[bool], None] = _nothing
-        self.executor: Executor | None = None
         self._closing: Awaitable[None] = done(loop)
         self._warned_at: float | None = None
         self._closed_future: asyncio.Future[None] | None = None
@@ -100,6 +103,17 @@ class Connection:
             return self._closing
         if self.state is not CONNECTING:
             raise StateError("reject() after the accept: use close(code, reason) instead")
+        content = body.encode("utf-8", "replace")
+        start: Event = {
+            "type": "websocket.http.response.start",
+            "status": status,
+            "headers": [
+                (b"content-type", content_type.encode("latin-1")),
+                (b"content-length", str(len(content)).encode()),
+                *((name.lower().encode("latin-1"), value.encode("latin-1"))
+                  for name, value in headers),
+            ],
+        }  # fmt: skip
         self._ended(REFUSED, 1006, "")
         if self.refuse_after_accept:
             self._put_accept()
@@ -108,26 +122,15 @@ class Connection:
         if "websocket.http.response" not in (self.scope.get("extensions") or {}):
             self._closing = self.outbound.put({"type": "websocket.close", "code": 1000})
             return self._closing
-        content = body.encode("utf-8", "replace")
-        self.outbound.put(
-            {
-                "type": "websocket.http.response.start",
-                "status": status,
-                "headers": [
-                    (b"content-type", content_type.encode("latin-1")),
-                    (b"content-length", str(len(content)).encode()),
-                    *((name.lower().encode("latin-1"), value.encode("latin-1"))
-                      for name, value in headers),
-                ],
-            }
-        )  # fmt: skip
+        self.outbound.put(start)
         self._closing = self.outbound.put({"type": "websocket.http.response.body", "body": content})
         return self._closing
 
     async def settle(self) -> None:
         """After ``refuse``: let the server finish before the application returns."""
-        with suppress(ConnectionClosed):  # the client did not wait for the answer
-            await self._closing
+        with suppress(ConnectionClosed, TimeoutError):  # the client did not wait for the answer
+            async with asyncio.timeout(conf.get().ws_close_timeout):
+                await self._closing
         # uvicorn logs an error for an application that returns before the TCP connection is
         # closed, which takes it some turns of the loop.
         for _ in range(3):
@@ -183,6 +186,8 @@ class Connection:
         if self.state is not OPEN:
             if self.state is CONNECTING:
                 raise StateError("send() before the accept: send in on_open or later")
+            if self.state is HANDED_OVER:
+                raise StateError("send() on a route of an ASGI application: it has the connection")
             return self._drop(self.closed_error())
         outbound = self.outbound
         if not outbound.has_room(data):
@@ -209,7 +214,7 @@ class Connection:
         logger.warning(
             "WebSocket %s: the client reads too slowly, %d bytes wait: closed with 1013. "
             "Send less, raise WS_SEND_BUFFER, or set send_overflow on the handler.",
-            self.scope["path"],
+            self.path,
             self.outbound.size,
         )
         self.abort(1013, "the client reads too slowly")
@@ -221,7 +226,7 @@ class Connection:
             logger.warning(
                 "WebSocket %s: the client reads too slowly, %d messages dropped so far "
                 "(send_overflow = %r)",
-                self.scope["path"],
+                self.path,
                 self.dropped,
                 self.overflow,
             )
@@ -236,6 +241,11 @@ class Connection:
     @property
     def closed(self) -> bool:
         return self.state is CLOSED or self.state is REFUSED
+
+    @property
+    def gone(self) -> bool:
+        """Closed, or the server takes no more and has yet to say how the connection ended."""
+        return self.closed or self.outbound.broken is not None
 
     @property
     def closed_future(self) -> asyncio.Future[None]:
@@ -265,6 +275,8 @@ class Connection:
     def _close(self, code: int, reason: str) -> Awaitable[None]:
         if self.state is CONNECTING:
             return self.refuse(403)
+        if self.state is HANDED_OVER:
+            raise StateError("close() on a route of an ASGI application: it has the connection")
         if self.state is OPEN:
             self._closing = self._put_close(code, reason)
             self._ended(CLOSED, code, reason)
@@ -288,6 +300,8 @@ class Connection:
         """The server said ``websocket.disconnect``."""
         if self.state is CONNECTING:
             self._ended(REFUSED, 1006, "", by_client=True)
+            # uvicorn logs an error for a handshake that is not answered, client or not.
+            self.outbound.put({"type": "websocket.close", "code": 1000})
         elif self.state is OPEN:
             code = event.get("code") or 1005
             if code == 1005 and "reason" not in event and self._tells_reasons:
@@ -301,6 +315,18 @@ class Connection:
         """Whether the server gives the client's reason: ASGI has it since version 2.4."""
         asgi: dict[str, str] = self.scope.get("asgi") or {}
         return asgi.get("spec_version", "2.0") >= "2.4"
+
+    def over(self) -> None:
+        """The application returns, whether or not anything was closed."""
+        if self.state is CONNECTING:
+            self._ended(REFUSED, 1006, "")
+        elif self.state is HANDED_OVER:
+            self._ended(CLOSED, 1006, "")
+
+    @property
+    def path(self) -> str:
+        """The path, for the log."""
+        return printable(self.scope["path"])
 
     def _ended(self, state: State, code: int, reason: str, *, by_client: bool = False) -> None:
         self.state = state

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from django_ws.printable import printable
+
 
 class WebSocketError(Exception):
     """The base of every exception that django_ws raises."""
@@ -19,7 +21,8 @@ class ConnectionClosed(WebSocketError):
     def __init__(self, code: int = 1006, reason: str = "") -> None:
         self.code = code
         self.reason = reason
-        super().__init__(f"the connection is closed ({code}{': ' + reason if reason else ''})")
+        text = f"{code}: {printable(reason)}" if reason else str(code)
+        super().__init__(f"the connection is closed ({text})")
 
 
 class MessageDropped(WebSocketError):
@@ -64,6 +67,11 @@ class Reject(WebSocketError):
         self.status = status
         self.reason = reason
         self.headers = tuple(headers)
+        for name, value in self.headers:
+            if not (isinstance(name, str) and isinstance(value, str)):
+                raise TypeError(f"Reject(headers=...): {name!r}: {value!r} is not a pair of str")
+            if not (name + value).isprintable() or max(map(ord, name + value)) > 255:
+                raise ValueError(f"Reject(headers=...): {name!r}: {value!r} cannot be sent")
         super().__init__(f"handshake refused with {status}{': ' + reason if reason else ''}")
 
 

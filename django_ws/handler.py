@@ -203,7 +203,8 @@ class WebSocketHandler:
     @property
     def tasks(self) -> Mapping[str, StartedTask]:
         """The running background tasks by id; a copy."""
-        return dict(self._life.background.tasks.running) if self._life is not None else {}
+        life = self._life  # a copy: in a thread it may vanish at any moment
+        return life.running_tasks if life is not None else {}
 
     def start_task(
         self,
@@ -225,8 +226,8 @@ class WebSocketHandler:
         def start() -> StartedTask:
             if self._life is None:
                 raise too_late(task_id, coroutine_function)
-            tasks = self._life.background.tasks
-            return tasks.start(task_id, coroutine_function, callback, args, kwargs)
+            background = self._life.background
+            return background.start_task(task_id, coroutine_function, callback, args, kwargs)
 
         started: Any = act(self._connection.loop, "start_task", start)
         if isinstance(started, Done):  # in a thread: it has blocked until started
@@ -237,7 +238,7 @@ class WebSocketHandler:
         """Cancel a background task; awaiting waits until it has ended. Unknown ids do nothing."""
 
         def cancel() -> Awaitable[None]:
-            task = self._life.background.tasks.cancel(task_id) if self._life is not None else None
+            task = self._life.cancel(task_id) if self._life is not None else None
             if task is None or task is asyncio.current_task():
                 return done(self._connection.loop)
             return Ended(task)

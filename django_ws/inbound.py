@@ -91,7 +91,8 @@ class Inbound:
         """Read in the place of the connection's own task, which is busy."""
         if self._reader is None and not self._full:
             self.ahead = True
-            self._reader = loop.create_task(self._read_ahead(), name="django_ws reader")
+            # Not loop.create_task(): an eager factory would run it before it is known here.
+            self._reader = asyncio.Task(self._read_ahead(), loop=loop, name="django_ws reader")
 
     def stop(self) -> None:
         """End reading ahead: the connection is over."""

@@ -25,6 +25,7 @@ ORIGIN = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 DEFAULT_PORTS = {"http": "80", "https": "443"}
+MAX_CACHED_SIZE = 1024  # bytes of headers; nobody may fill the memory with longer ones
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "[::1]"}
 
 
@@ -52,7 +53,9 @@ def check_origin(scope: Scope) -> None:
         elif name in _HOST_HEADERS or name == secure_header:
             deciding.append((name, value))
     server = tuple(scope.get("server") or ())
-    refusal = _verdict(tuple(origins), tuple(deciding), scope.get("scheme", "ws"), server)
+    size = sum(map(len, origins)) + sum(len(value) for _, value in deciding)
+    verdict = _verdict if size <= MAX_CACHED_SIZE else _verdict.__wrapped__
+    refusal = verdict(tuple(origins), tuple(deciding), scope.get("scheme", "ws"), server)
     if refusal is not None:
         raise Refusal(*refusal)
 
@@ -80,7 +83,7 @@ def _verdict(
     try:
         host = request.get_host()
     except DisallowedHost as error:
-        return 400, f"bad Host header: {error}"
+        return 400, f"bad Host header: {str(error)[:300]}"
     if not origins or _is_allowed(origins, host, request.is_secure()):
         return None
     cure = "CSRF_TRUSTED_ORIGINS or WS_ALLOWED_ORIGINS"

@@ -12,6 +12,7 @@ from typing import Any
 
 from django_ws.acting import Failed, Pending, current_task, done
 from django_ws.exceptions import ConnectionClosed, MessageDropped, WebSocketError
+from django_ws.printable import printable
 from django_ws.types import Event, Send
 
 FINISHED: Any = object()
@@ -30,20 +31,31 @@ class Outbound:
     """
 
     __slots__ = (
-        "_context", "_done", "_in_flight", "_limit", "_loop", "_path", "_run", "_send", "_waiting",
-        "broken", "dropped", "size", "writer",
+        "_done",
+        "_in_flight",
+        "_limit",
+        "_loop",
+        "_path",
+        "_run",
+        "_send",
+        "_waiting",
+        "broken",
+        "context",
+        "dropped",
+        "size",
+        "writer",
     )  # fmt: skip
 
     def __init__(self, send: Send, loop: asyncio.AbstractEventLoop, limit: int, path: str) -> None:
         self._send = send
         self._loop = loop
         self._limit = limit
-        self._path = path  # for the log
+        self._path = path  # as it came: escaped when it is logged
         self._done = done(loop)
         # The server's send always runs in this one context, whichever task sends: it never
         # sees a stranger's variables, and may reset its own after a suspension.
-        self._context = contextvars.copy_context()
-        self._run = self._context.run
+        self.context = contextvars.copy_context()
+        self._run = self.context.run
         self.writer: asyncio.Task[None] | None = None  # while anything waits
         self._in_flight: _Waiting | None = None
         self._waiting: deque[_Waiting] | None = None
@@ -55,14 +67,8 @@ class Outbound:
         """Send one event, or let it wait its turn behind others."""
         if self.broken is not None:
             return self._refuse(event, self.broken)
-        # Outside a task (in a callback of the loop) no server expects to be driven. A close has
-        # a task of its own from the start: some servers wait in it under asyncio.timeout(),
-        # which must find the same task at its beginning and its end.
-        if (
-            self.writer is None
-            and event["type"] != "websocket.close"
-            and current_task() is not None
-        ):
+        # Outside a task (in a callback of the loop) no server expects to be driven.
+        if self.writer is None and current_task() is not None:
             return self.drive(event)
         return self._wait(event, None)
 
@@ -73,7 +79,9 @@ class Outbound:
             # next() with a default costs no StopIteration, as send() would.
             suspended_on = self._run(next, call, FINISHED)
         except Exception as error:
-            # Whatever a server raises here means that the connection is gone.
+            if (other := _other_close(event, error)) is not None:
+                return self.drive(other)
+            # Whatever else a server raises here means that the connection is gone.
             return self._refuse(event, self._break(error))
         if suspended_on is FINISHED:
             return self._done
@@ -100,6 +108,7 @@ class Outbound:
             self.broken = error
         if self.writer is not None:
             self.writer.cancel()
+            self.writer = None
         self._drop_all(error)
 
     def _wait(self, event: Event, call: Awaitable[None] | None) -> Awaitable[None]:
@@ -111,8 +120,9 @@ class Outbound:
             self._waiting.append(item)
         else:
             self._in_flight = item
-            self.writer = self._loop.create_task(
-                self._write(item), name="django_ws outbound", context=self._context
+            # Not loop.create_task(): an eager factory would run it before it is known here.
+            self.writer = asyncio.Task(
+                self._write(item), loop=self._loop, name="django_ws outbound", context=self.context
             )
         return item.pending
 
@@ -155,7 +165,7 @@ class Outbound:
     def count_drop(self, error: WebSocketError) -> None:
         """A message is not sent: who awaits it is told why, the log is told for all others."""
         self.dropped += 1
-        logger.debug("WebSocket %s: a message was dropped: %s", self._path, error)
+        logger.debug("WebSocket %s: a message was dropped: %s", printable(self._path), error)
 
     def _drop_all(self, error: ConnectionClosed) -> None:
         if self._in_flight is not None:

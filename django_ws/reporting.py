@@ -9,6 +9,7 @@ from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core.signals import got_request_exception
 
+from django_ws.printable import printable
 from django_ws.request import WebSocketRequest
 
 logger = logging.getLogger("django.ws.request")
@@ -26,7 +27,7 @@ async def report_error(
         # Whatever happens to the connection meanwhile, the exception gets told.
         await asyncio.shield(report(sender, request, connection_id, place, error))
     except Exception:
-        logger.exception("WebSocket %s: reporting an exception failed", request.path)
+        logger.exception("WebSocket %s: reporting an exception failed", printable(request.path))
 
 
 def _report(
@@ -35,9 +36,9 @@ def _report(
     user = getattr(request, "user", None)
     logger.error(
         "WebSocket %s: exception in %s (user %s, connection %s)",
-        request.path,
+        printable(request.path),
         place,
-        user,
+        printable(str(user)),
         connection_id,
         exc_info=error,
         extra={"request": request, "status_code": 500},

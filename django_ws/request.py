@@ -30,7 +30,7 @@ class WebSocketRequest(ASGIRequest):
     method = "GET"
     content_type = ""
     content_params: dict[str, str] | None = {}
-    _stream = io.BytesIO()
+    _body = b""
     _post_parse_error = False
     _read_started = False
     _upload_handlers: list[Any] = []  # Django's own attribute, never filled
@@ -63,6 +63,10 @@ class WebSocketRequest(ASGIRequest):
         # Not every server lowers the names, though ASGI asks for it.
         found = [value for name, value in self.scope["headers"] if name.lower() == b"cookie"]
         return parse_cookie(b"; ".join(found).decode("latin-1")) if found else {}
+
+    @property
+    def _stream(self) -> io.BytesIO:  # type: ignore[override]  # a new one each time, since Django closes it
+        return io.BytesIO()
 
     async def auser(self) -> Any:
         """The user, loaded before any hook runs; ``AttributeError`` without AuthMiddleware."""

@@ -39,7 +39,9 @@ def resolve(path: str) -> ResolverMatch:
             except Resolver404:
                 pass
         raise not_found from None
-    if not match.kwargs and not match.args and len(static) < MAX_STATIC_MATCHES:
+    if not match.kwargs and not match.args:
+        if len(static) >= MAX_STATIC_MATCHES:
+            static.clear()  # a route that matches anything filled it
         static[path] = match
     return match
 

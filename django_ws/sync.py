@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextvars import ContextVar
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext
 from django.conf import settings
@@ -27,12 +27,6 @@ from django_ws import conf
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-class OwnsExecutor(Protocol):
-    """What has sync work of its own to be run in order: a connection."""
-
-    executor: Executor | None
 
 
 _pool: ThreadPoolExecutor | None = None
@@ -75,6 +69,10 @@ def run_unit(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     clean_databases()
     try:
         return function(*args, **kwargs)
+    except StopIteration as error:
+        # A future cannot carry one: who waits would wait for ever. Coroutines turn it into a
+        # RuntimeError as well (PEP 479).
+        raise RuntimeError("the sync code raised StopIteration") from error
     finally:
         clean_databases()
 
@@ -116,34 +114,45 @@ class InOrder(Executor):
         pool().submit(self._run_next)
 
 
+class SyncWork:
+    """The sync work of one connection. Refers to nothing of it: contexts keep this alive."""
+
+    __slots__ = ("executor",)
+
+    def __init__(self) -> None:
+        self.executor: InOrder | None = None  # made for the first call: most have none
+
+
 _everything: ContextVar[Executor | None] = ContextVar("django_ws_sync_everything", default=None)
-_owner: ContextVar[OwnsExecutor] = ContextVar("django_ws_sync_owner")
+_work: ContextVar[SyncWork] = ContextVar("django_ws_sync_work")
 
 
-class _ByOwner(Executor):
+class _ByConnection(Executor):
     """Gives each call to the executor of the connection in whose context it was made."""
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         everything = _everything.get()
         if everything is not None:
             return everything.submit(fn, *args, **kwargs)
-        owner = _owner.get()
-        if owner.executor is None:
-            owner.executor = InOrder()
-        return owner.executor.submit(fn, *args, **kwargs)
+        work = _work.get()
+        if work.executor is None:
+            work.executor = InOrder()
+        return work.executor.submit(fn, *args, **kwargs)
 
 
 _context = ThreadSensitiveContext()
-SyncToAsync.context_to_thread_executor[_context] = _ByOwner()
+SyncToAsync.context_to_thread_executor[_context] = _ByConnection()
 
 
-def own_sync_work(owner: OwnsExecutor) -> None:
-    """Give the sync work of the current task, and of the tasks it starts, to ``owner``.
-
-    Costs two context variables; threads and the owner's executor are made when first needed.
-    """
+def own_sync_work(work: SyncWork) -> None:
+    """Count the sync work of the current task, and of the tasks it starts, to ``work``."""
     SyncToAsync.thread_sensitive_context.set(_context)
-    _owner.set(owner)
+    _work.set(work)
+
+
+def is_own_sync_work(work: SyncWork) -> bool:
+    """Whether the sync work of the current context counts to ``work``."""
+    return _work.get(None) is work
 
 
 def give_everything_to(executor: Executor) -> None:

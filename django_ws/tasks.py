@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
+from contextvars import Context
 from typing import Any
 
 from django_ws.exceptions import ConnectionClosed
@@ -22,7 +23,8 @@ class StartedTask(asyncio.Task[Any]):
 
     An ``asyncio.Task`` but for one thing: awaiting it confirms that it was started and gives
     the task itself, at once, because ``await self.start_task(...)`` in a hook must not wait for
-    the task's end. To wait for the end use ``asyncio.wait([task])``, or a callback.
+    the task's end. To wait for the end use ``asyncio.wait([task])``, or a callback; not
+    ``asyncio.wait_for(task)``, which awaits the task.
     """
 
     def __await__(self) -> Generator[Any, None, StartedTask]:
@@ -45,20 +47,12 @@ class Ended(Awaitable[None]):
 
 
 class Tasks:
-    """Starts, finds and ends the tasks. For the event loop's thread only.
+    """Starts, finds and ends the tasks. For the event loop's thread only."""
 
-    ``on_end(task_id, task, callback)`` is called in the loop when a task has ended.
-    """
+    __slots__ = ("_ended", "_loop", "alive", "running")
 
-    __slots__ = ("_ended", "_loop", "_on_end", "alive", "running")
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        on_end: Callable[[str, StartedTask, TaskCallback | None], None],
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._on_end = on_end
         self._ended = False
         self.running: dict[str, StartedTask] = {}
         self.alive: set[StartedTask] = set()  # also those cancelled that have not ended yet
@@ -67,18 +61,23 @@ class Tasks:
         self,
         task_id: str,
         function: TaskFunction | Coroutine[Any, Any, Any],
-        callback: TaskCallback | None = None,
-        args: Sequence[Any] | None = None,
-        kwargs: Mapping[str, Any] | None = None,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        on_end: Callable[[StartedTask], None],
+        context: Context | None,
     ) -> StartedTask:
-        """Start a task; a running namesake is cancelled with ``TASK_DUPLICATE_STARTED``."""
+        """Start a task; a running namesake is cancelled with ``TASK_DUPLICATE_STARTED``.
+
+        ``on_end(task)`` is called in the loop when the task has ended, however it ended. The
+        task runs in ``context``, or in a copy of the current one.
+        """
         if self._ended:
             raise too_late(task_id, function)
-        coroutine = _coroutine(task_id, function, args or (), kwargs or {})
+        coroutine = _coroutine(task_id, function, args, kwargs)
         namesake = self.running.get(task_id)
         if namesake is not None:
             namesake.cancel(TASK_DUPLICATE_STARTED)
-        task = StartedTask(coroutine, loop=self._loop, name=task_id)
+        task = StartedTask(coroutine, loop=self._loop, name=task_id, context=context)
         self.running[task_id] = task
         self.alive.add(task)
 
@@ -87,7 +86,7 @@ class Tasks:
             self.alive.discard(task)
             if self.running.get(task_id) is task:
                 del self.running[task_id]
-            self._on_end(task_id, task, callback)
+            on_end(task)
 
         task.add_done_callback(ended)
         return task

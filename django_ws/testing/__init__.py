@@ -1,7 +1,13 @@
 """Testing handlers: a client for the whole stack without a network, and a live server."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from django_ws.testing.client import HandshakeRejected, SyncWebSocketClient, WebSocketClient
-from django_ws.testing.live import WebSocketLiveServerTestCase
+
+if TYPE_CHECKING:
+    from django_ws.testing.live import WebSocketLiveServerTestCase
 
 __all__ = [
     "HandshakeRejected",
@@ -9,3 +15,11 @@ __all__ = [
     "WebSocketClient",
     "WebSocketLiveServerTestCase",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "WebSocketLiveServerTestCase":  # needs uvicorn; the client does not
+        from django_ws.testing.live import WebSocketLiveServerTestCase
+
+        return WebSocketLiveServerTestCase
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
