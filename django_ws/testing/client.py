@@ -165,6 +165,13 @@ class WebSocketClient:
 
     async def _connect(self) -> None:
         self._server = InProcessServer(self.application, self._scope())
+        try:
+            await self._shake_hands()
+        except BaseException:
+            await self._server.stop()
+            raise
+
+    async def _shake_hands(self) -> None:
         self._server.feed({"type": "websocket.connect"})
         event = await self._next_event(f"no answer to the handshake within {self.timeout:g} s")
         if event["type"] == "websocket.accept":

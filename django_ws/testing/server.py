@@ -10,6 +10,8 @@ from django.core.signals import got_request_exception
 
 from django_ws.types import ASGIApplication, Event, Scope
 
+STOP_SECONDS = 5.0
+
 
 class InProcessServer:
     """Runs the application in a task and speaks ASGI with it, as a real server would.
@@ -40,9 +42,9 @@ class InProcessServer:
         return self._task.done()
 
     async def stop(self) -> None:
-        """End an application that does not return."""
+        """End an application that does not return; one that ignores this is left behind."""
         self._task.cancel()
-        await asyncio.wait([self._task])
+        await asyncio.wait([self._task], timeout=STOP_SECONDS)
 
     async def _run(self, application: ASGIApplication) -> None:
         got_request_exception.connect(self._note_error)

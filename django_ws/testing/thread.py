@@ -10,6 +10,7 @@ from concurrent.futures import Executor, Future
 from typing import Any, ParamSpec, TypeVar
 
 from django_ws.sync import give_everything_to
+from django_ws.testing.server import STOP_SECONDS
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -74,4 +75,4 @@ class LoopThread:
         for task in others:
             task.cancel()
         if others:
-            await asyncio.wait(others)
+            await asyncio.wait(others, timeout=STOP_SECONDS)
