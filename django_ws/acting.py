@@ -146,8 +146,6 @@ def act(
         try:
             return Done(result.result(BLOCKING_CALL_SECONDS))
         except TimeoutError:
-            if result.done():
-                raise  # the action's own time-out, not ours
             raise SendTimeout(name, BLOCKING_CALL_SECONDS) from None
     if running is loop:
         return start()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from importlib.util import find_spec
 from typing import Any
 
 from django.apps import apps
@@ -165,11 +164,3 @@ def _forget(*, setting: str, **kwargs: Any) -> None:
     global _current
     if setting in SETTINGS or setting in {"ROOT_URLCONF", "INSTALLED_APPS"}:
         _current = None
-
-
-def has_module(name: str) -> bool:
-    """Whether a module can be imported, without importing it (its parents are)."""
-    try:
-        return find_spec(name) is not None
-    except ModuleNotFoundError:
-        return False

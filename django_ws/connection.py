@@ -199,7 +199,7 @@ class Connection:
                         self._warn_of_drops()
                     if not outbound.has_room(data):  # what remains is half sent already
                         return self._drop(MessageDropped())
-                case "close":
+                case _:
                     self._overflow()
                     return self._drop(self.closed_error())
         return outbound.put(event)
@@ -217,7 +217,9 @@ class Connection:
             self.path,
             self.outbound.size,
         )
-        self.abort(1013, "the client reads too slowly")
+        # At once: a client that does not read cannot be told.
+        self._ended(CLOSED, 1013, "the client reads too slowly")
+        self.outbound.fail(self.closed_error())
 
     def _warn_of_drops(self) -> None:
         now = self.loop.time()
@@ -285,16 +287,6 @@ class Connection:
     def _put_close(self, code: int, reason: str) -> Awaitable[None]:
         reason = reason.encode("utf-8", "replace")[:MAX_REASON_BYTES].decode("utf-8", "ignore")
         return self.outbound.put({"type": "websocket.close", "code": code, "reason": reason})
-
-    def abort(self, code: int, reason: str) -> None:
-        """Close at once, dropping what waits; a client that does not read cannot be told."""
-        if self.state is not OPEN:
-            return
-        if self.outbound.writer is None:
-            self._close(code, reason)
-            return
-        self._ended(CLOSED, code, reason)
-        self.outbound.fail(self.closed_error())
 
     def client_left(self, event: Event) -> None:
         """The server said ``websocket.disconnect``."""

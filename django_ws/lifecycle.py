@@ -126,15 +126,14 @@ class Life:
             await self.connection.hand_over(application, scope)
 
     def _connect_timed_out(self) -> None:
-        if self.connection.state is CONNECTING:
-            logger.warning(
-                "WebSocket %s: %s took longer than WS_CONNECT_TIMEOUT (%g s): refused with 503",
-                self.connection.path,
-                self.calls.place,
-                conf.get().ws_connect_timeout,
-            )
-            self.connection.refuse(503)
-            self._cancel_task()
+        logger.warning(
+            "WebSocket %s: %s took longer than WS_CONNECT_TIMEOUT (%g s): refused with 503",
+            self.connection.path,
+            self.calls.place,
+            conf.get().ws_connect_timeout,
+        )
+        self.connection.refuse(503)
+        self._cancel_task()
 
     # Messages
 

@@ -175,8 +175,6 @@ class Outbound:
             self._drop(self._waiting.popleft(), error)
 
     def _drop(self, item: _Waiting, error: WebSocketError) -> None:
-        if item.pending.done:
-            return
         self.size -= item.size
         if item.event["type"] == "websocket.send":
             self.count_drop(error)

@@ -307,3 +307,16 @@ async def test_routes_with_neither_setting_name_both(settings: Settings) -> None
     del settings.ROOT_URLCONF
     with pytest.raises(ImproperlyConfigured, match=r"ROOT_WS_URLCONF.*ROOT_URLCONF.*ws_urls"):
         ws_reverse("echo")
+
+
+async def test_each_path_finds_its_route_when_more_come_than_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("django_ws.routing.MAX_STATIC_MATCHES", 1)
+    for url, name in [
+        ("/", "root"),
+        ("/plain/", "plain"),
+        ("/no-slash", "no-slash"),
+        ("/", "root"),
+    ]:
+        assert (await first_message(url))["name"] == name

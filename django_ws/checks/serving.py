@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 from django.conf import settings
@@ -11,7 +12,6 @@ from django.core.checks import CheckMessage, Warning  # noqa: A004  (Django's na
 from django.core.handlers.asgi import ASGIHandler
 from django.utils.module_loading import import_string
 
-from django_ws import conf
 from django_ws.checks.imports import cause
 
 LIBRARIES = ("websockets", "wsproto")  # one of which uvicorn needs
@@ -65,9 +65,9 @@ def _cannot_be_ours(application: Any) -> bool:
 
 
 def check_websocket_library(**kwargs: Any) -> Iterator[CheckMessage]:
-    if any(map(conf.has_module, LIBRARIES)):
+    if any(map(find_spec, LIBRARIES)):
         return
-    if not conf.has_module("uvicorn") and any(map(conf.has_module, OTHER_SERVERS)):
+    if not find_spec("uvicorn") and any(map(find_spec, OTHER_SERVERS)):
         return
     yield Warning(
         "Neither websockets nor wsproto is installed: without one of them uvicorn takes a "
