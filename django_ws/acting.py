@@ -49,7 +49,7 @@ def done(loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
     return future
 
 
-if sys.version_info >= (3, 12):
+if sys.version_info >= (3, 12):  # pragma: no cover - coverage is measured on 3.11
     from asyncio import current_task
 else:
     from asyncio.tasks import _current_tasks  # type: ignore[attr-defined]

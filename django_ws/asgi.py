@@ -45,7 +45,7 @@ class WebSocketApplication:
             case "websocket":
                 handler = await new_handler(scope, receive, send)
                 if handler is not None:
-                    await handler.serve(chain())
+                    await handler._serve(chain())
             case "lifespan":
                 await lifespan(scope, receive, send, self.http_app)
             case _:

@@ -287,7 +287,7 @@ class WebSocketHandler:
         """From ``on_connect`` to ``on_close``; what the innermost middleware calls."""
         return self._the_life().live()
 
-    def serve(self, chain: Callable[[Any], Awaitable[None]]) -> Awaitable[None]:
+    def _serve(self, chain: Callable[[Any], Awaitable[None]]) -> Awaitable[None]:
         """The whole life, inside the middleware ``chain``. Called once, by the application."""
         return self._the_life().serve(chain)
 
@@ -296,7 +296,7 @@ class WebSocketHandler:
             raise StateError("the connection has ended: a handler serves one connection")
         return self._life
 
-    def let_go(self) -> None:
+    def _let_go(self) -> None:
         """The life is over; refer to it no more, so that no garbage collection is needed."""
         self._life = None
 

@@ -84,7 +84,7 @@ class Life:
             finally:
                 self._set_timer(None)
                 connection.release()
-                self.handler.let_go()
+                self.handler._let_go()
 
     async def live(self) -> None:
         """The innermost: from ``on_connect`` to ``on_close``."""

@@ -90,7 +90,7 @@ def _verdict(
     if conf.get().ws_allowed_origins is not None:
         cure = "WS_ALLOWED_ORIGINS"
     return 403, (
-        f"the origin {', '.join(map(repr, origins))[:200]} may not open sockets on {host!r}. "
+        f"the origin {', '.join(map(repr, origins))[:200]} may not open sockets on {host[:200]!r}. "
         f"If it is a page of yours, add it to {cure}."
     )
 

@@ -528,3 +528,15 @@ def test_handshake_that_is_not_answered_leaves_no_thread() -> None:
 def test_exception_of_the_test_itself_passes_through() -> None:
     with pytest.raises(LookupError, match="of the test"), WebSocketClient("/echo/"):
         raise LookupError("of the test")
+
+
+def test_sync_client_ends_what_the_application_left_running() -> None:
+    left: list[asyncio.Task[None]] = []
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+        left.append(asyncio.create_task(asyncio.sleep(3600)))
+
+    with WebSocketClient("/", application=application):
+        pass
+    assert [task.cancelled() for task in left] == [True]
