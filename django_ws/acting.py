@@ -11,7 +11,6 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import Future
-from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 from django_ws.exceptions import ConnectionClosed, SendTimeout
@@ -113,21 +112,7 @@ class Elsewhere(Awaitable[T], Generic[T]):
         self._result = result
 
     def __await__(self) -> Generator[Any, None, T]:
-        if not self._result.done():
-            loop = asyncio.get_running_loop()
-            waiter = loop.create_future()
-
-            def done() -> None:
-                if not waiter.done():
-                    waiter.set_result(None)
-
-            def wake(_: Future[T]) -> None:
-                with suppress(RuntimeError):  # the loop that waited has been closed
-                    loop.call_soon_threadsafe(done)
-
-            self._result.add_done_callback(wake)
-            yield from waiter
-        return self._result.result()
+        return asyncio.shield(asyncio.wrap_future(self._result)).__await__()
 
 
 def act(
