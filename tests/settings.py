@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import django
+
 _DATABASES = Path(__file__).parent / ".tmp"
 _DATABASES.mkdir(exist_ok=True)
 
@@ -58,3 +60,6 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # Fast, and good enough for a password that everybody may know.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+if django.VERSION >= (6, 1):  # which warns of projects that do not have it
+    MAILERS = {"default": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}}

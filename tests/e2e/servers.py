@@ -44,6 +44,7 @@ class Kind:
     tells_client_reason: bool = True
     takes_any_header: bool = True  # also one that is not UTF-8
     has_backpressure: bool = True  # send waits for a client that reads slowly
+    ends_before_clients: bool = True  # though their TCP connections are still open
     ends_applications: bool = True  # lets them run to their end when it is told to end
     own_trouble: str | None = None  # what it prints or logs itself as it ends
 
@@ -91,6 +92,8 @@ KINDS = {
             tells_client_code=False,
             tells_client_reason=False,
             own_trouble=r"Exception in callback StreamReaderProtocol\.connection_made",
+            # It awaits asyncio.Server.wait_closed(), which waits for all connections since 3.12.
+            ends_before_clients=sys.version_info < (3, 12),
         ),
     )
 }
