@@ -26,7 +26,6 @@ payloads = st.text(max_size=200).map(str.encode) | st.sampled_from(
         b'"\\ud800"',
         b"NaN",
         b"9" * 5000,
-        b"\x03\xe8",
         b"x" * 70000,
     ]
 )
