@@ -148,19 +148,23 @@ def read(name: str) -> Any:
         raise ImproperlyConfigured(f"{name}: {error}. {setting.cure}") from None
 
 
-_current: Conf | None = None
+_generation = 0  # how often a setting has changed
+_current: tuple[int, Conf] | None = None  # of which generation, since threads may read meanwhile
 
 
 def get() -> Conf:
     """All settings now. Raises ``ImproperlyConfigured`` for the first that is wrong."""
     global _current
-    if _current is None:
-        _current = Conf(**{field.name: read(field.name.upper()) for field in fields(Conf)})
-    return _current
+    current = _current
+    if current is None or current[0] != _generation:
+        generation = _generation
+        values = {field.name: read(field.name.upper()) for field in fields(Conf)}
+        _current = current = generation, Conf(**values)
+    return current[1]
 
 
 @receiver(setting_changed)
 def _forget(*, setting: str, **kwargs: Any) -> None:
-    global _current
+    global _generation
     if setting in SETTINGS or setting in {"ROOT_URLCONF", "INSTALLED_APPS"}:
-        _current = None
+        _generation += 1
