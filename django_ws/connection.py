@@ -91,8 +91,6 @@ class Connection:
         status: int,
         body: str = "",
         headers: Iterable[tuple[str, str]] = (),
-        *,
-        content_type: str = "text/plain; charset=utf-8",
     ) -> Awaitable[None]:
         """Answer the handshake with an HTTP status; nothing opens. Later calls do nothing.
 
@@ -108,7 +106,7 @@ class Connection:
             "type": "websocket.http.response.start",
             "status": status,
             "headers": [
-                (b"content-type", content_type.encode("latin-1")),
+                (b"content-type", b"text/plain; charset=utf-8"),
                 (b"content-length", str(len(content)).encode()),
                 *((name.lower().encode("latin-1"), value.encode("latin-1"))
                   for name, value in headers),
