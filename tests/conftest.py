@@ -1,5 +1,9 @@
-"""What all tests share: how hard Hypothesis tries."""
+"""What all tests share: how hard Hypothesis tries, and settings that are put back."""
 
+from collections.abc import Iterator
+
+import pytest
+from django.conf import settings as django_settings
 from hypothesis import settings
 
 # No deadline for one example: how long it takes depends on what else the machine does.
@@ -15,3 +19,11 @@ def pytest_make_parametrize_id(val: object) -> str | None:
     except Exception:  # some values of the tests are made to fail
         has_address = False
     return type(val).__name__ if has_address else None
+
+
+@pytest.fixture(autouse=True)
+def settings_are_put_back() -> Iterator[None]:
+    """Overrides undone in another order than they were made would leave their values behind."""
+    before = vars(django_settings)["_wrapped"]
+    yield
+    assert vars(django_settings)["_wrapped"] is before

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import pytest
-from django.test import override_settings
 from django.urls import clear_url_caches, path
+from pytest_django import Settings
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
@@ -70,7 +70,7 @@ def handler_in(page: str, name: str, run: Any) -> Any:
 
 
 @pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Any:
+def serve(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> Any:
     """Make a handler the only route, and give a client for it."""
 
     def serve_at(handler: type[WebSocketHandler], route: str = "documented/") -> WebSocketClient:
@@ -99,11 +99,10 @@ class TestDocumentedHandlers:
             await ws.send({})
             assert await ws.receive() == {"users": 0}
 
-    async def test_clock_pings(self, run: Any, serve: Any) -> None:
-        handler = handler_in("README.md", "ClockHandler", run)
-        with override_settings(WS_PING_INTERVAL=0.02):
-            async with serve(handler) as ws:
-                assert "ping" in await ws.receive()
+    async def test_clock_pings(self, run: Any, serve: Any, settings: Settings) -> None:
+        settings.WS_PING_INTERVAL = 0.02
+        async with serve(handler_in("README.md", "ClockHandler", run)) as ws:
+            assert "ping" in await ws.receive()
 
     async def test_telemetry_speaks_message_pack(self, run: Any, serve: Any) -> None:
         handler = handler_in("README.md", "TelemetryHandler", run)
