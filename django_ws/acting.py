@@ -48,13 +48,19 @@ def done(loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
     return future
 
 
+# asyncio's functions are slow before they were rewritten in C for Python 3.12, and to ask for
+# the running loop (in order to know the thread) took a system call before.
 if sys.version_info >= (3, 12):  # pragma: no cover - coverage is measured on 3.11
     from asyncio import current_task
+
+    current_task_of = current_task
 else:
     from asyncio.tasks import _current_tasks  # type: ignore[attr-defined]
 
+    current_task_of = _current_tasks.get
+
     def current_task() -> asyncio.Task[Any] | None:
-        """asyncio's function, which is slow before it was rewritten in C for Python 3.12."""
+        """The task that runs. Raises ``RuntimeError`` outside an event loop."""
         task: asyncio.Task[Any] | None = _current_tasks.get(asyncio.get_running_loop())
         return task
 

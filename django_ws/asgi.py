@@ -45,7 +45,9 @@ class WebSocketApplication:
             case "websocket":
                 handler = await new_handler(scope, receive, send)
                 if handler is not None:
-                    await handler._serve(chain())
+                    run_chain = chain()
+                    async with handler._serving():
+                        await run_chain(handler)
             case "lifespan":
                 await lifespan(scope, receive, send, self.http_app)
             case _:

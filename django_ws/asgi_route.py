@@ -32,7 +32,7 @@ class ASGIApplicationHandler(WebSocketHandler):
         self.application = application
 
     async def run(self) -> None:
-        await self._the_life().hand_over(self.application, self._scope())
+        await self._serving().hand_over(self.application, self._scope())
 
     def _scope(self) -> Scope:
         request = self.request

@@ -116,11 +116,13 @@ class TextCodec:
     """Text as it is: the message is the ``str`` of a text frame. Safe to share between threads."""
 
     def encode(self, message: Any) -> str:
+        if type(message) is str and message.isascii():  # which reads a flag: nothing is scanned
+            return message
         if not issubclass(type(message), str):
             raise EncodeError("$", f"{_name(message)}, but TextCodec sends str alone: use str(...)")
         text: str = message
-        try:  # isascii() reads a flag: most text is not scanned
-            return text if text.isascii() else text.encode().decode()
+        try:
+            return text.encode().decode()
         except UnicodeEncodeError as error:
             raise EncodeError("$", _reason(text, error)) from error
 

@@ -11,10 +11,11 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from enum import Enum, auto
+from threading import get_ident
 from typing import Any, Literal, cast
 
 from django_ws import conf
-from django_ws.acting import Failed, act, current_task, done
+from django_ws.acting import Failed, act, current_task_of, done
 from django_ws.close_codes import is_sendable
 from django_ws.exceptions import (
     ConnectionClosed,
@@ -47,6 +48,9 @@ class State(Enum):
 CONNECTING, OPEN, CLOSED, REFUSED, HANDED_OVER = State  # looked up once: the hot path compares them
 
 
+_NOBODY = object()  # not None, which is the current task of a callback
+
+
 def _nothing(by_client: bool) -> None: ...
 
 
@@ -57,8 +61,8 @@ class Connection:
     """
 
     __slots__ = (
-        "__weakref__", "_closed_future", "_closing", "_send", "_warned_at",
-        "close_code", "close_reason", "inbound", "loop", "on_closing", "outbound",
+        "__weakref__", "_closed_future", "_closing", "_send", "_sender", "_thread",
+        "_warned_at", "close_code", "close_reason", "inbound", "loop", "on_closing", "outbound",
         "overflow", "refuse_after_accept", "scope", "state", "subprotocol", "subprotocols",
         "sync_work", "task",
     )  # fmt: skip
@@ -69,6 +73,8 @@ class Connection:
         self.task = cast(asyncio.Task[Any], asyncio.current_task())  # the server's
         self.inbound = Inbound(receive, loop, self.client_left)
         self._send = send
+        self._thread = self.inbound.watch.thread
+        self._sender: object = _NOBODY  # the task that may drive the server's send
         self.sync_work = SyncWork()
         own_sync_work(self.sync_work)  # before the outbound buffer keeps this context
         self.outbound = Outbound(send, loop, conf.get().ws_send_buffer, scope["path"])
@@ -137,6 +143,7 @@ class Connection:
     def accept(self) -> Awaitable[None]:
         """Open the connection with the first of ``subprotocols`` that the client offers."""
         self.state = OPEN
+        self._sender = self.task
         return self._put_accept()
 
     def _put_accept(self) -> Awaitable[None]:
@@ -171,13 +178,17 @@ class Connection:
             event = {"type": "websocket.send", "text": data}
         else:
             event = {"type": "websocket.send", "bytes": data}
-        try:
-            own_task = current_task() is self.task
-        except RuntimeError:  # in a thread without an event loop
-            own_task = False
         outbound = self.outbound
-        if own_task and self.state is OPEN and outbound.writer is None and outbound.broken is None:
-            return outbound.drive(event)
+        if (
+            (ready := outbound.ready) is not None
+            and get_ident() == self._thread
+            and current_task_of(self.loop) is self._sender
+        ):
+            return outbound.drive(event, ready)
+        return self._send_otherwise(event, data)
+
+    def _send_otherwise(self, event: Event, data: str | bytes) -> Awaitable[None]:
+        # Not in send_data: what a closure refers to is slower everywhere in its function.
         return act(self.loop, "send", lambda: self._send_or_drop(event, data))
 
     def _send_or_drop(self, event: Event, data: str | bytes) -> Awaitable[None]:
@@ -298,7 +309,8 @@ class Connection:
                 # uvicorn says 1005 for a client that vanished too, but only then no reason.
                 code = 1006
             self._ended(CLOSED, code, event.get("reason") or "", by_client=True)
-        self.outbound.fail(self.closed_error())
+        if self.outbound.writer is not None:  # nothing can be waiting otherwise
+            self.outbound.fail(self.closed_error())
 
     @property
     def _tells_reasons(self) -> bool:
@@ -320,6 +332,7 @@ class Connection:
 
     def _ended(self, state: State, code: int, reason: str, *, by_client: bool = False) -> None:
         self.state = state
+        self._sender = _NOBODY
         self.close_code = code
         self.close_reason = reason
         if self._closed_future is not None and not self._closed_future.done():

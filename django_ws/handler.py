@@ -281,17 +281,13 @@ class WebSocketHandler:
 
     # The life of the connection
 
-    # These hand out coroutines of others: one of their own would stay in memory all the while.
-
     def run(self) -> Awaitable[None]:
         """From ``on_connect`` to ``on_close``; what the innermost middleware calls."""
-        return self._the_life().live()
+        # Not async def: one more coroutine would stay in memory all the while.
+        return self._serving().live()
 
-    def _serve(self, chain: Callable[[Any], Awaitable[None]]) -> Awaitable[None]:
-        """The whole life, inside the middleware ``chain``. Called once, by the application."""
-        return self._the_life().serve(chain)
-
-    def _the_life(self) -> Life:
+    def _serving(self) -> Life:
+        """The context in which the application runs the middleware chain, once."""
         if self._life is None:
             raise StateError("the connection has ended: a handler serves one connection")
         return self._life

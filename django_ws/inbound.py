@@ -12,6 +12,7 @@ import asyncio
 import contextvars
 from collections import deque
 from collections.abc import Callable
+from threading import get_ident
 from weakref import WeakKeyDictionary
 
 from django_ws.outbound import data_size
@@ -19,6 +20,7 @@ from django_ws.types import Event, Receive
 
 MAX_WAITING_MESSAGES = 16
 MAX_WAITING_BYTES = 1024 * 1024
+STOPPED: Event = {"type": "django_ws.stopped"}
 SWEEP_SECONDS = 0.4  # a hook is noticed as slow after one to two of these
 
 
@@ -30,7 +32,8 @@ class Inbound:
     """
 
     __slots__ = (
-        "_events", "_on_disconnect", "_reader", "_size", "_waiter", "ahead", "receive", "watch",
+        "_events", "_on_disconnect", "_reader", "_size", "_stopped", "_waiter",
+        "ahead", "receive", "watch",
     )  # fmt: skip
 
     def __init__(
@@ -42,6 +45,7 @@ class Inbound:
         self.receive = receive
         self.ahead = False  # whether a reader reads, or has left events to be handled
         self._on_disconnect = on_disconnect
+        self._stopped = False
         self._events: deque[Event] | None = None
         self._size = 0
         self._reader: asyncio.Task[None] | None = None
@@ -55,6 +59,8 @@ class Inbound:
         then be shown to ``on_disconnect`` by the caller.
         """
         while True:
+            if self._stopped:
+                return STOPPED
             if self._events:
                 event = self._events.popleft()
                 self._size -= _size(event)
@@ -73,6 +79,10 @@ class Inbound:
                 await self._waiter
             finally:
                 self._waiter = None
+
+    def stop_handling(self) -> None:
+        """Whatever the client sent or sends, ``next`` gives ``STOPPED`` from now on."""
+        self._stopped = self.ahead = True
 
     def hook_starts(self) -> None:
         """The connection's own task reads no more until ``hook_ends``."""
@@ -134,9 +144,10 @@ class Inbound:
 class Watch:
     """Finds the hooks of one event loop that take long: one timer for all connections."""
 
-    __slots__ = ("busy", "timer")
+    __slots__ = ("busy", "thread", "timer")
 
     def __init__(self) -> None:
+        self.thread = get_ident()  # the loop's
         # Connections with a hook under way; True once a sweep has seen that very call.
         self.busy: dict[Inbound, bool] = {}
         self.timer: asyncio.TimerHandle | None = None

@@ -43,40 +43,38 @@ def check_origin(scope: Scope) -> None:
 
     A handshake without an Origin header does not come from a browser, and is allowed.
     """
-    origins = []
-    deciding = []  # the headers that get_host() and is_secure() may look at
-    secure_header = _secure_header()
+    deciding_names = _deciding_names()
+    deciding = []
+    size = 0
     for name, value in scope["headers"]:
-        name = name.lower()
-        if name == b"origin":
-            origins.append(value.decode("latin-1"))
-        elif name in _HOST_HEADERS or name == secure_header:
+        name = name.lower()  # not every server does, though ASGI asks for it
+        if name in deciding_names:
             deciding.append((name, value))
+            size += len(value)
     server = tuple(scope.get("server") or ())
-    size = sum(map(len, origins)) + sum(len(value) for _, value in deciding)
     verdict = _verdict if size <= MAX_CACHED_SIZE else _verdict.__wrapped__
-    refusal = verdict(tuple(origins), tuple(deciding), scope.get("scheme", "ws"), server)
+    refusal = verdict(tuple(deciding), scope.get("scheme", "ws"), server)
     if refusal is not None:
         raise Refusal(*refusal)
 
 
-_HOST_HEADERS = {b"host", b"x-forwarded-host", b"x-forwarded-port"}
-
-
-def _secure_header() -> bytes | None:
-    header = settings.SECURE_PROXY_SSL_HEADER
-    if header is None:
-        return None
-    return header[0].removeprefix("HTTP_").replace("_", "-").lower().encode()
+@lru_cache(maxsize=1)
+def _deciding_names() -> frozenset[bytes]:
+    """The origin, and the headers that ``get_host()`` and ``is_secure()`` may look at."""
+    names = {b"origin", b"host", b"x-forwarded-host", b"x-forwarded-port"}
+    if settings.SECURE_PROXY_SSL_HEADER is not None:
+        header, _ = settings.SECURE_PROXY_SSL_HEADER
+        names.add(header.removeprefix("HTTP_").replace("_", "-").lower().encode())
+    return frozenset(names)
 
 
 @lru_cache(maxsize=1024)  # most handshakes come from a few pages
 def _verdict(
-    origins: tuple[str, ...],
     headers: tuple[tuple[bytes, bytes], ...],
     scheme: str,
     server: tuple[()] | tuple[str, int],
 ) -> tuple[int, str] | None:
+    origins = [value.decode("latin-1") for name, value in headers if name == b"origin"]
     request = WebSocketRequest(
         {"path": "/", "headers": headers, "scheme": scheme, "server": server}
     )
@@ -95,7 +93,7 @@ def _verdict(
     )
 
 
-def _is_allowed(origins: tuple[str, ...], host: str, secure: bool) -> bool:
+def _is_allowed(origins: list[str], host: str, secure: bool) -> bool:
     allowed = conf.get().ws_allowed_origins
     if allowed is not None and "*" in allowed:
         return True
@@ -136,3 +134,4 @@ def _canonical(origin: str) -> str:
 @receiver(setting_changed)
 def _forget(**kwargs: Any) -> None:
     _verdict.cache_clear()
+    _deciding_names.cache_clear()

@@ -8,7 +8,8 @@ import logging
 import types
 from collections import deque
 from collections.abc import Awaitable, Generator
-from typing import Any
+from contextvars import Context
+from typing import Any, cast
 
 from django_ws.acting import Failed, Pending, current_task, done
 from django_ws.exceptions import ConnectionClosed, MessageDropped, WebSocketError
@@ -31,17 +32,17 @@ class Outbound:
     """
 
     __slots__ = (
-        "_done",
         "_in_flight",
         "_limit",
         "_loop",
         "_path",
-        "_run",
         "_send",
         "_waiting",
         "broken",
         "context",
+        "done",
         "dropped",
+        "ready",
         "size",
         "writer",
     )  # fmt: skip
@@ -51,11 +52,11 @@ class Outbound:
         self._loop = loop
         self._limit = limit
         self._path = path  # as it came: escaped when it is logged
-        self._done = done(loop)
+        self.done = done(loop)
         # The server's send always runs in this one context, whichever task sends: it never
         # sees a stranger's variables, and may reset its own after a suspension.
         self.context = contextvars.copy_context()
-        self._run = self.context.run
+        self.ready: Context | None = self.context  # None while anything waits or has failed
         self.writer: asyncio.Task[None] | None = None  # while anything waits
         self._in_flight: _Waiting | None = None
         self._waiting: deque[_Waiting] | None = None
@@ -65,31 +66,49 @@ class Outbound:
 
     def put(self, event: Event) -> Awaitable[None]:
         """Send one event, or let it wait its turn behind others."""
+        # Outside a task (in a callback of the loop) no server expects to be driven.
+        if self.ready is not None and current_task() is not None:
+            return self.drive(event, self.ready)
         if self.broken is not None:
             return self._refuse(event, self.broken)
-        # Outside a task (in a callback of the loop) no server expects to be driven.
-        if self.writer is None and current_task() is not None:
-            return self.drive(event)
-        return self._wait(event, None)
+        return self._wait(event)
 
-    def drive(self, event: Event) -> Awaitable[None]:
-        """Send one event now. Only inside a task, while nothing waits."""
+    def drive(self, event: Event, ready: Context) -> Awaitable[None]:
+        """Send one event now. Only inside a task; ``ready`` is that of this buffer."""
         try:
             call = self._send(event).__await__()
-            # next() with a default costs no StopIteration, as send() would.
-            suspended_on = self._run(next, call, FINISHED)
         except Exception as error:
-            if (other := _other_close(event, error)) is not None:
-                return self.drive(other)
-            # Whatever else a server raises here means that the connection is gone.
-            return self._refuse(event, self._break(error))
+            return self._failed(event, error)
+        try:
+            # next() with a default costs no StopIteration, as send() would.
+            suspended_on = ready.run(next, call, FINISHED)
+        except Exception as error:
+            if isinstance(error, RuntimeError) and self._is_driving():
+                # The server's send has itself led here, for example through the log and one
+                # of its handlers that tells clients: this event waits behind that one.
+                call.close()
+                return self._wait(event)
+            return self._failed(event, error)
         if suspended_on is FINISHED:
-            return self._done
+            return self.done
         if asyncio.isfuture(suspended_on):
             # Until the writer's first step others may come to wait for the same future, which
             # this mark of its one awaiter would make fail ("await wasn't used with future").
             suspended_on._asyncio_future_blocking = False
         return self._wait(event, _resume(call, suspended_on))
+
+    def _failed(self, event: Event, error: Exception) -> Awaitable[None]:
+        if self.ready is not None and (other := _other_close(event, error)) is not None:
+            return self.drive(other, self.ready)
+        # Whatever else a server raises here means that the connection is gone.
+        return self._refuse(event, self._break(error))
+
+    def _is_driving(self) -> bool:
+        try:
+            self.context.run(bool)
+        except RuntimeError:  # "cannot enter context: it is already entered"
+            return True
+        return False
 
     def has_room(self, data: str | bytes) -> bool:
         """Whether data may wait; the first message always may."""
@@ -104,31 +123,35 @@ class Outbound:
 
     def fail(self, error: ConnectionClosed) -> None:
         """The connection is gone: drop all that waits, cancel the call under way."""
-        if self.broken is None:
-            self.broken = error
+        self.broken = self.broken or error
+        self.ready = None
         if self.writer is not None:
             self.writer.cancel()
             self.writer = None
         self._drop_all(error)
 
-    def _wait(self, event: Event, call: Awaitable[None] | None) -> Awaitable[None]:
+    def _wait(self, event: Event, call: Awaitable[None] | None = None) -> Awaitable[None]:
         item = _Waiting(event, call)
         self.size += item.size
-        if self.writer is not None:
-            if self._waiting is None:
-                self._waiting = deque()
+        if self._waiting is None:
+            self._waiting = deque()
+        if call is None:
             self._waiting.append(item)
-        else:
+        else:  # what it has led to itself stands behind it
             self._in_flight = item
+        if self.writer is None:
+            self.ready = None
             # Not loop.create_task(): an eager factory would run it before it is known here.
             self.writer = asyncio.Task(
-                self._write(item), loop=self._loop, name="django_ws outbound", context=self.context
+                self._write(), loop=self._loop, name="django_ws outbound", context=self.context
             )
         return item.pending
 
-    async def _write(self, item: _Waiting) -> None:
+    async def _write(self) -> None:
+        waiting = cast(deque[_Waiting], self._waiting)
         try:
             while True:
+                item = self._in_flight = self._in_flight or waiting.popleft()
                 try:
                     await (item.call or self._send(item.event))
                 except Exception as error:
@@ -137,22 +160,24 @@ class Outbound:
                     await self._send(other)
                 self.size -= item.size
                 item.pending.finish()
-                if not self._waiting:
+                self._in_flight = None
+                if not waiting:
                     break
-                item = self._in_flight = self._waiting.popleft()
         except Exception as error:
             self._break(error)
         except asyncio.CancelledError as error:
             self._break(error)
             raise
         finally:
-            self._in_flight = None if item.pending.done else item
             self.writer = None
-            if self.broken is not None:
+            if self.broken is None:
+                self.ready = self.context
+            else:
                 self._drop_all(self.broken)
 
     def _break(self, cause: BaseException) -> ConnectionClosed:
         if self.broken is None:
+            self.ready = None
             self.broken = ConnectionClosed()
             self.broken.__cause__ = cause
         return self.broken

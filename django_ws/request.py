@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from typing import Any
 
+from django.conf import settings
+from django.contrib.sessions.backends.base import SessionBase
 from django.core.handlers.asgi import ASGIRequest, get_script_prefix
 from django.http import QueryDict, parse_cookie
 from django.utils.functional import cached_property
@@ -25,6 +27,8 @@ class WebSocketRequest(ASGIRequest):
     What an idle connection does not need (``META`` and the headers in it) is only built when
     it is asked for.
     """
+
+    session_store: type[SessionBase] | None = None  # set by the middleware that knows it
 
     # Constants of every handshake: a GET without a body.
     method = "GET"
@@ -63,6 +67,13 @@ class WebSocketRequest(ASGIRequest):
         # Not every server lowers the names, though ASGI asks for it.
         found = [value for name, value in self.scope["headers"] if name.lower() == b"cookie"]
         return parse_cookie(b"; ".join(found).decode("latin-1")) if found else {}
+
+    @cached_property
+    def session(self) -> SessionBase:  # type: ignore[override]
+        """The session of the cookie, opened at its first use."""
+        if self.session_store is None:
+            raise AttributeError("this request has no session: AuthMiddleware gives it one")
+        return self.session_store(self.COOKIES.get(settings.SESSION_COOKIE_NAME))
 
     @property
     def _stream(self) -> io.BytesIO:  # type: ignore[override]  # a new one each time, since Django closes it

@@ -665,3 +665,35 @@ def test_another_loop_gets_connection_closed_from_a_loop_that_has_ended() -> Non
 
     handler = handler_of_an_ended_loop()
     asyncio.run(elsewhere())
+
+
+@pytest.mark.parametrize("blocks", [False, True], ids=["at once", "after a suspension"])
+async def test_what_the_servers_send_leads_to_itself_waits_behind_it(blocks: bool) -> None:
+    """A server logs the event, and a handler of the log tells the same client."""
+    async with Peer(Quiet) as peer:
+
+        def log(event: dict[str, Any]) -> None:
+            peer.on_send = lambda event: None
+            peer.handler.send("log")
+
+        peer.on_send = log
+        if blocks:
+            peer.block()
+        sending = peer.handler.send("message")
+        await asyncio.sleep(0)
+        peer.unblock()
+        await sending
+        await until(lambda: len(peer.texts) == 2)
+        assert peer.texts == ['"message"', '"log"']
+
+
+async def test_a_send_that_raises_before_it_gives_a_coroutine_is_the_end_of_sending() -> None:
+    class Plain(Peer):
+        def _send(self, event: dict[str, Any]) -> Any:
+            if event["type"] == "websocket.send":
+                raise OSError("gone")
+            return super()._send(event)
+
+    async with Plain(Quiet) as peer:
+        with pytest.raises(ConnectionClosed):
+            await peer.handler.send(1)

@@ -89,7 +89,10 @@ def _class_fault(middleware: type) -> str:
     if not calls:
         return "has no __call__"
     call = calls[0]
-    if not iscoroutinefunction(inspect.unwrap(call)):
+    if (
+        not iscoroutinefunction(inspect.unwrap(call))
+        and call is not vars(AuthMiddleware)["__call__"]
+    ):
         return "has a __call__ that is not async def"
     if not takes(call, "self", "ws"):
         return "has a __call__ that does not take one argument, ws"

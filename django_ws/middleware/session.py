@@ -29,17 +29,21 @@ class AuthMiddleware:
 
         self.func = func
         self.anonymous_user = AnonymousUser
+        self.cookie_name = settings.SESSION_COOKIE_NAME
         self.session_store: type[SessionBase] = import_module(settings.SESSION_ENGINE).SessionStore
 
-    async def __call__(self, ws: WebSocketHandler) -> None:
+    # Not async def: of those who are not logged in, no coroutine stays in memory all the while.
+    def __call__(self, ws: WebSocketHandler) -> Awaitable[None]:
         request = ws.request
-        session_key = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
-        request.session = self.session_store(session_key)
-        if session_key:
-            reading = SimpleNamespace(session=_ReadOnlySession(request.session))
-            request.user = await aget_user(cast(HttpRequest, reading))
-        else:
-            request.user = self.anonymous_user()
+        request.session_store = self.session_store
+        if request.COOKIES.get(self.cookie_name):
+            return self._with_user_of_session(ws)
+        request.user = self.anonymous_user()
+        return self.func(ws)
+
+    async def _with_user_of_session(self, ws: WebSocketHandler) -> None:
+        reading = SimpleNamespace(session=_ReadOnlySession(ws.request.session))
+        ws.request.user = await aget_user(cast(HttpRequest, reading))
         await self.func(ws)
 
 
