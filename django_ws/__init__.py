@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from django_ws.close_codes import CloseCode
     from django_ws.exceptions import ConnectionClosed, Reject
     from django_ws.handler import WebSocketHandler
+    from django_ws.pubsub.publish import (
+        abroadcast,
+        adisconnect,
+        broadcast,
+        broadcast_on_commit,
+        disconnect,
+    )
+    from django_ws.pubsub.topics import user_topic
     from django_ws.request import WebSocketRequest
     from django_ws.routing import ws_reverse, ws_url
     from django_ws.tasks import TASK_DUPLICATE_STARTED, TASK_WS_CLOSED
@@ -25,12 +33,24 @@ __all__ = [
     "WebSocketHandler",
     "WebSocketRequest",
     "__version__",
+    "abroadcast",
+    "adisconnect",
+    "broadcast",
+    "broadcast_on_commit",
+    "disconnect",
     "get_websocket_application",
+    "user_topic",
     "ws_reverse",
     "ws_url",
 ]
 
 _MODULES = {
+    "broadcast": "pubsub.publish",
+    "abroadcast": "pubsub.publish",
+    "broadcast_on_commit": "pubsub.publish",
+    "disconnect": "pubsub.publish",
+    "adisconnect": "pubsub.publish",
+    "user_topic": "pubsub.topics",
     "TASK_DUPLICATE_STARTED": "tasks",
     "TASK_WS_CLOSED": "tasks",
     "CloseCode": "close_codes",

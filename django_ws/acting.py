@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
@@ -107,6 +107,19 @@ class Pending(Awaitable[None]):
             yield from waiter
         if self._error is not None:
             raise self._error.with_traceback(None)
+
+
+class All(Awaitable[None]):
+    """Several actions: over when all of them are. Raises the first error of them."""
+
+    __slots__ = ("_actions",)
+
+    def __init__(self, actions: Sequence[Awaitable[None]]) -> None:
+        self._actions = actions
+
+    def __await__(self) -> Generator[Any, None, None]:
+        for action in self._actions:
+            yield from action.__await__()
 
 
 class Elsewhere(Awaitable[T], Generic[T]):

@@ -91,6 +91,7 @@ def _tried(request: WebSocketRequest, not_found: Resolver404) -> str:
     """The routes that were tried, for the developer."""
     tried = not_found.args[0].get("tried", []) if not_found.args else []
     routes = ["".join(str(pattern.pattern) for pattern in patterns) for patterns in tried]
-    return "\n".join(
-        [f"No WebSocket route matches {request.path_info!r}. Tried, in order:", *routes, ""]
-    )
+    lines = [f"No WebSocket route matches {request.path_info!r}. Tried, in order:", *routes, ""]
+    if any(route.startswith("/") for route in routes):
+        lines.append("Routes begin without a slash: remove it from those that have one.\n")
+    return "\n".join(lines)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
 
+from django_ws import conf
 from django_ws.connection import Connection
 from django_ws.handler import WebSocketHandler
 from django_ws.request import WebSocketRequest
 from django_ws.types import ASGIApplication, Scope
+
+if TYPE_CHECKING:
+    from django_ws.route_faults import Fault
 
 
 class ASGIApplicationHandler(WebSocketHandler):
@@ -32,7 +36,21 @@ class ASGIApplicationHandler(WebSocketHandler):
         self.application = application
 
     async def run(self) -> None:
-        await self._serving().hand_over(self.application, self._scope())
+        """Raises ``ImproperlyConfigured`` for a target that fails because it is none."""
+        try:
+            await self._serving().hand_over(self.application, self._scope())
+        except Exception as error:
+            fault = self._fault()
+            if fault is None:
+                raise
+            raise fault.error() from error
+
+    def _fault(self) -> Fault | None:
+        from django_ws.route_faults import target_fault  # only where something is wrong
+
+        match = self.request.resolver_match
+        route = "" if match is None else match.route
+        return target_fault(conf.get().root_ws_urlconf, route, self.application)
 
     def _scope(self) -> Scope:
         request = self.request

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from typing import Any, ClassVar, Protocol
 
@@ -34,9 +34,16 @@ class Handler(Protocol):
     hooks: ClassVar[Hooks]
     max_message_size: int | None
     request: WebSocketRequest
+    topics: Sequence[str]
+    using: str
 
     @property
     def id(self) -> str: ...
+
+    @property
+    def known_id(self) -> str | None: ...
+
+    def get_topics(self) -> Any: ...
 
     def on_task_error(self, error: BaseException) -> Any: ...
 
@@ -70,6 +77,10 @@ class Calls:
     async def call(self, name: str, *args: Any) -> None:
         """Run one hook; an exception in it is answered. Only cancellations come out."""
         self.place = name
+        await self.call_beside(name, *args)
+
+    async def call_beside(self, name: str, *args: Any) -> None:
+        """As ``call``, while another hook may be running: ``place`` stays that one's."""
         try:
             await self.function(name)(*args)
         except (Exception, asyncio.CancelledError) as error:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -16,6 +16,8 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.dispatch import receiver
+
+DEFAULT_PREFIX = "django_ws:"  # of everything that a broadcast backend keeps on a server
 
 
 def _positive_int(value: Any) -> int:
@@ -59,6 +61,43 @@ def _module(value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError(f"{value!r} is not the dotted path of a module")
     return value
+
+
+@dataclass(frozen=True)
+class BroadcastConfig:
+    """One entry of ``WS_BROADCAST``."""
+
+    backend: str
+    location: Any
+    prefix: str
+    options: Mapping[str, Any]
+
+
+_MEMORY = "django_ws.pubsub.backends.memory.MemoryBackend"
+_REDIS = "django_ws.pubsub.backends.redis.RedisBackend"
+_REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
+_BROADCAST_KEYS = {"BACKEND", "LOCATION", "PREFIX", "OPTIONS"}
+
+
+def _broadcast(value: Any) -> dict[str, BroadcastConfig]:
+    if isinstance(value, str):
+        if not value.startswith(_REDIS_SCHEMES):
+            raise ValueError(f"{value!r} is not the URL of a Redis server")
+        value = {"default": {"BACKEND": _REDIS, "LOCATION": value}}
+    if not isinstance(value, Mapping) or "default" not in value:
+        raise ValueError(f"{value!r} is neither a URL nor a dict with the key 'default'")
+    return {alias: _broadcast_entry(alias, entry) for alias, entry in value.items()}
+
+
+def _broadcast_entry(alias: str, entry: Any) -> BroadcastConfig:
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("BACKEND"), str):
+        raise ValueError(f"{alias!r} is not a dict with the dotted path of a class in 'BACKEND'")
+    if unknown := entry.keys() - _BROADCAST_KEYS:
+        raise ValueError(f"{alias!r} has unknown keys: {', '.join(sorted(map(str, unknown)))}")
+    prefix, options = entry.get("PREFIX", DEFAULT_PREFIX), entry.get("OPTIONS", {})
+    if not isinstance(prefix, str) or not isinstance(options, Mapping):
+        raise ValueError(f"{alias!r}: PREFIX is a str and OPTIONS is a dict")
+    return BroadcastConfig(entry["BACKEND"], entry.get("LOCATION"), prefix, options)
 
 
 def _default_urlconf() -> str:
@@ -114,6 +153,15 @@ SETTINGS = {
     "WS_PING_INTERVAL": Setting(lambda: 59.0, _seconds, "Give seconds, for example 59."),
     "WS_CONNECT_TIMEOUT": Setting(lambda: 10.0, _seconds, "Give seconds, for example 10."),
     "WS_CLOSE_TIMEOUT": Setting(lambda: 10.0, _seconds, "Give seconds, for example 10."),
+    "WS_BROADCAST": Setting(
+        lambda: {"default": BroadcastConfig(_MEMORY, None, DEFAULT_PREFIX, {})},
+        _broadcast,
+        "Give the URL of a Redis server, for example 'redis://127.0.0.1:6379/0', or a dict "
+        "{'default': {'BACKEND': ..., 'LOCATION': ..., 'PREFIX': ..., 'OPTIONS': {...}}}.",
+    ),
+    "WS_MAX_TOPICS": Setting(
+        lambda: 100, _positive_int, "Give the most topics of one connection, for example 100."
+    ),
     "WS_SYNC_THREADS": Setting(
         _default_threads, _positive_int, "Give the number of threads, for example 8."
     ),
@@ -132,6 +180,8 @@ class Conf:
     ws_ping_interval: float
     ws_connect_timeout: float
     ws_close_timeout: float
+    ws_broadcast: Mapping[str, BroadcastConfig]
+    ws_max_topics: int
     ws_sync_threads: int
 
 

@@ -24,7 +24,7 @@ from django_ws.exceptions import (
     WebSocketError,
 )
 from django_ws.inbound import Inbound
-from django_ws.outbound import Outbound
+from django_ws.outbound import MESSAGE_OVERHEAD, Outbound, data_size
 from django_ws.printable import printable
 from django_ws.sync import SyncWork, own_sync_work
 from django_ws.types import ASGIApplication, Event, Receive, Scope, Send
@@ -197,23 +197,43 @@ class Connection:
                 raise StateError("send() before the accept: send in on_open or later")
             if self.state is HANDED_OVER:
                 raise StateError("send() on a route of an ASGI application: it has the connection")
-            return self._drop(self.closed_error())
+            return self.drop(self.closed_error())
         outbound = self.outbound
-        if not outbound.has_room(data):
-            match self.overflow:
-                case "drop_newest":
-                    return self._drop(MessageDropped())
-                case "drop_oldest":
-                    while not outbound.has_room(data) and outbound.drop_oldest():
-                        self._warn_of_drops()
-                    if not outbound.has_room(data):  # what remains is half sent already
-                        return self._drop(MessageDropped())
-                case _:
-                    self._overflow()
-                    return self._drop(self.closed_error())
+        if outbound.size:
+            error = self.make_room(data_size(data) + MESSAGE_OVERHEAD, outbound.drop_oldest)
+            if error is not None:
+                return self.drop(error)
         return outbound.put(event)
 
-    def _drop(self, error: WebSocketError) -> Awaitable[None]:
+    def deliver(self, event: Event) -> None:
+        """Send an event for the hub, which awaits nothing. In a task of the loop, while open.
+
+        Hot path, as ``send_data``.
+        """
+        outbound = self.outbound
+        if (ready := outbound.ready) is not None:
+            outbound.drive(event, ready)
+        else:
+            self._send_or_drop(event, event["text"] if "text" in event else event["bytes"])
+
+    def make_room(self, size: int, drop_oldest: Callable[[], bool]) -> WebSocketError | None:
+        """None where so many bytes more may wait; otherwise, by ``overflow``, why they may not."""
+        has_room = self.outbound.has_room
+        if has_room(size):
+            return None
+        match self.overflow:
+            case "drop_newest":
+                return MessageDropped()
+            case "drop_oldest":
+                while not has_room(size) and drop_oldest():
+                    self._warn_of_drops()
+                return None if has_room(size) else MessageDropped()  # half sent already
+            case _:
+                self._overflow()
+                return self.closed_error()
+
+    def drop(self, error: WebSocketError) -> Awaitable[None]:
+        """A message is not sent: count and log it."""
         self.outbound.count_drop(error)
         if isinstance(error, MessageDropped):
             self._warn_of_drops()

@@ -12,6 +12,8 @@ from django_ws.acting import done
 from django_ws.background import Background
 from django_ws.calls import Calls, Handler
 from django_ws.connection import REFUSED, Connection
+from django_ws.pubsub.hubs import hub_of
+from django_ws.subscriptions import Subscriptions
 from django_ws.tasks import StartedTask
 
 logger = logging.getLogger("django.ws.request")
@@ -27,8 +29,8 @@ class Ending:
     """
 
     __slots__ = (
-        "_background", "_cancels", "_deadline", "_finishing", "_opened", "_timer",
-        "calls", "connection", "handler",
+        "_background", "_cancels", "_deadline", "_finishing", "_is_started", "_opened",
+        "_subscriptions", "_timer", "calls", "connection", "handler",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, handler: Handler) -> None:
@@ -40,7 +42,9 @@ class Ending:
         self._cancels = 0  # how often the task was cancelled here, and by nobody else
         self._opened = False
         self._finishing = False
+        self._is_started = False  # on_open has returned
         self._background: Background | None = None
+        self._subscriptions: Subscriptions | None = None
         connection.on_closing = self._closing_begins
 
     @property
@@ -59,8 +63,32 @@ class Ending:
         """Cancel a background task of the user's and give it, or None if no such task runs."""
         return self._background.tasks.cancel(task_id) if self._background is not None else None
 
+    @property
+    def subscriptions(self) -> Subscriptions:
+        """Made for the first topic, or for a user who is logged in."""
+        if self._subscriptions is None:
+            self._subscriptions = Subscriptions(
+                hub_of(self.handler.using),
+                self.handler,
+                self.connection,
+                self.calls,
+                lambda: self.background,
+                is_held=not self._is_started,
+            )
+        return self._subscriptions
+
+    @property
+    def topics(self) -> frozenset[str]:
+        return (
+            frozenset(self._subscriptions.topics)
+            if self._subscriptions is not None
+            else frozenset()
+        )
+
     def _closing_begins(self, by_client: bool) -> None:
         """The connection has begun to end, perhaps while a hook runs."""
+        if self._subscriptions is not None:
+            self._subscriptions.end()
         if self._background is not None:
             self._background.tasks.cancel_all()
         if self._finishing:

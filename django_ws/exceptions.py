@@ -97,3 +97,37 @@ class StateError(WebSocketError, RuntimeError):
 
     For example ``send()`` before the accept, or ``reject()`` after it.
     """
+
+
+class BroadcastError(WebSocketError):
+    """A broadcast could not be handed to the backend, or a subscription was not confirmed.
+
+    ``action`` is what was tried, ``server`` names the backend (without passwords), ``reason``
+    says what went wrong; the exception of the client library is the ``__cause__``.
+    """
+
+    def __init__(self, action: str, server: str, reason: str) -> None:
+        self.action = action
+        self.server = server
+        self.reason = reason
+        super().__init__(f"{action} failed at {server}: {reason}")
+
+
+class InvalidTopic(WebSocketError, ValueError):
+    """Not a topic: ``reason`` says why."""
+
+    def __init__(self, topic: object, reason: str) -> None:
+        self.topic = topic
+        self.reason = reason
+        super().__init__(f"not a topic: {printable(repr(topic)[:100])}: {reason}")
+
+
+class TooManyTopics(WebSocketError):
+    """A connection subscribed to more than ``WS_MAX_TOPICS`` topics."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        super().__init__(
+            f"this connection has joined {limit} topics, as many as WS_MAX_TOPICS allows: "
+            "unsubscribe from some, or raise the setting"
+        )

@@ -11,12 +11,15 @@ from typing import Any, ClassVar, Literal, cast
 from django.utils.timezone import now
 
 from django_ws import conf
-from django_ws.acting import Done, act, done
+from django_ws.acting import Done, Failed, act, done
 from django_ws.codecs import Codec, JSONCodec, TextCodec
 from django_ws.connection import OPEN, Connection, Overflow
 from django_ws.exceptions import DecodeError, EncodeError, Reject, StateError
 from django_ws.hooks import Hooks, hooks_of
 from django_ws.lifecycle import Life
+from django_ws.pubsub.envelope import seal
+from django_ws.pubsub.hubs import hub_of
+from django_ws.pubsub.topics import check_topics
 from django_ws.request import WebSocketRequest
 from django_ws.tasks import (
     Ended,
@@ -48,6 +51,8 @@ class WebSocketHandler:
     subprotocols: Sequence[str] = ()
     max_message_size: int | None = None  # bytes; WS_MAX_MESSAGE_SIZE where None
     send_overflow: Overflow = "close"
+    topics: Sequence[str] = ()  # joined from the start
+    using: str = "default"  # the alias of WS_BROADCAST
     reject_with: Literal["http", "close"] = "http"
     PROCESS_CANCEL_ERRORS = False
 
@@ -113,6 +118,29 @@ class WebSocketHandler:
         ``TASK_DUPLICATE_STARTED`` or ``TASK_WS_CLOSED``) where ``PROCESS_CANCEL_ERRORS`` is True.
         """
 
+    def on_broadcast(self, topic: str, message: Any) -> Any:
+        """A broadcast to a topic that this connection has joined. By default: send it on.
+
+        One at a time, in order; it may overlap ``on_message``. Without this hook the encoded
+        data goes to the client without a copy for each connection, which is much faster.
+        """
+        return self.send(message)
+
+    def on_broadcast_gap(self, topics: frozenset[str]) -> Any:
+        """Broadcasts to these topics may not have arrived: the backend was away for a while.
+
+        It is back when this is called, in turn with ``on_broadcast``.
+        """
+        return _nothing_to_do
+
+    def get_topics(self) -> Any:
+        """The topics from the start, by default those of the attribute ``topics``.
+
+        Called in the event loop, after ``on_connect``, and may be ``async def``. The handshake
+        is accepted when all are confirmed, and refused with 503 if the backend is down.
+        """
+        return self.topics
+
     # State
 
     @property
@@ -122,6 +150,11 @@ class WebSocketHandler:
         if identity is None:
             identity = self.__dict__.setdefault("_id", secrets.token_hex(16))
         return identity
+
+    @property
+    def known_id(self) -> str | None:
+        """The id, if anybody has asked for it."""
+        return self.__dict__.get("_id")
 
     @property
     def connected(self) -> bool:
@@ -196,6 +229,56 @@ class WebSocketHandler:
             connection.loop,
             "reject",
             lambda: connection.refuse(status, reason, rejection.headers),
+        )
+
+    # Topics
+
+    @property
+    def subscriptions(self) -> frozenset[str]:
+        """The topics that are joined now."""
+        life = self._life
+        return life.topics if life is not None else frozenset()
+
+    def subscribe(self, topics: str | Iterable[str]) -> Awaitable[None]:
+        """Join a topic, or several. Awaiting returns when the backend has confirmed: nothing
+        that is broadcast after that is missed.
+
+        Raises ``InvalidTopic`` and ``TooManyTopics`` (``WS_MAX_TOPICS``) at the call; awaiting
+        raises ``BroadcastError`` after 5 s if the backend is down (topics joined before stay)
+        and ``ConnectionClosed`` after the close. What arrives before ``on_open`` has returned
+        waits for it.
+        """
+
+        def join() -> Awaitable[None]:
+            if self._life is None:
+                return Failed(self._connection.closed_error())
+            return self._life.subscriptions.join(topics)
+
+        return act(self._connection.loop, "subscribe", join)
+
+    def unsubscribe(self, topics: str | Iterable[str]) -> Awaitable[None]:
+        """Leave a topic, or several, at once. Those that are not joined do nothing."""
+
+        def leave() -> Awaitable[None]:
+            if self._life is None:
+                return done(self._connection.loop)
+            return self._life.subscriptions.leave(topics)
+
+        return act(self._connection.loop, "unsubscribe", leave)
+
+    def broadcast(
+        self, topics: str | Iterable[str], message: Any, exclude_self: bool = False
+    ) -> Awaitable[None]:
+        """Send a message to all subscribers of a topic, or of several, in every process.
+
+        Raises ``EncodeError`` and ``InvalidTopic`` at the call. Awaiting returns when the
+        backend has taken it and raises ``BroadcastError`` if it has not after 5 s. What nobody
+        awaits keeps its order all the same; a failure is logged.
+        """
+        data = seal(message, self.id if exclude_self else None)
+        messages = [(topic, data) for topic in check_topics(topics)]
+        return act(
+            self._connection.loop, "broadcast", lambda: hub_of(self.using).outbox.put(messages)
         )
 
     # Background tasks

@@ -18,8 +18,11 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "on_error": ("error",),
     "on_decode_error": ("error",),
     "on_task_error": ("error",),
+    "on_broadcast": ("topic", "message"),
+    "on_broadcast_gap": ("topics",),
+    "get_topics": (),
 }
-IN_THE_LOOP = {"on_task_error"}  # never in a thread, even as a plain function
+IN_THE_LOOP = {"on_task_error", "get_topics"}  # never in a thread, even as a plain function
 
 
 @dataclass(frozen=True, slots=True)

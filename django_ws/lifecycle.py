@@ -8,6 +8,7 @@ its exit whatever came out of the chain is answered. The innermost of the chain 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Awaitable
 from types import TracebackType
@@ -18,9 +19,11 @@ from django_ws.calls import MIDDLEWARE
 from django_ws.close_codes import CloseCode
 from django_ws.connection import CONNECTING, HANDED_OVER, OPEN, REFUSED
 from django_ws.ending import Ending
-from django_ws.exceptions import ConnectionClosed, DecodeError
+from django_ws.exceptions import BroadcastError, ConnectionClosed, DecodeError
 from django_ws.inbound import STOPPED
 from django_ws.outbound import data_size
+from django_ws.pubsub.hubs import DEFAULT, hub_of
+from django_ws.pubsub.topics import user_topic
 from django_ws.types import ASGIApplication, Scope
 
 logger = logging.getLogger("django.ws.request")
@@ -112,6 +115,13 @@ class Life(Ending):
                 await calls.call("on_connect")
                 if connection.state is not CONNECTING:
                     return
+            if handler.topics or "get_topics" in handler.hooks.overridden:
+                await self._join_topics()
+                if connection.state is not CONNECTING:
+                    return
+            user = getattr(handler.request, "user", None)
+            if user is not None and user.is_authenticated and user.pk is not None:
+                self.subscriptions.belongs_to(user_topic(user), hub_of(DEFAULT))
             self._set_timer(None)
             try:
                 await connection.accept()
@@ -121,6 +131,9 @@ class Life(Ending):
             self._opened = True
             if "on_open" in handler.hooks.overridden:
                 await calls.call("on_open")
+            self._is_started = True
+            if self._subscriptions is not None:
+                self._subscriptions.release()
             inbound = connection.inbound
             inbound.hook_ends()
             receive, watch, busy = inbound.receive, inbound.watch, inbound.watch.busy
@@ -181,6 +194,20 @@ class Life(Ending):
                 connection.close(CloseCode.INTERNAL_ERROR)
             await self._finish()
             connection.task = servers_task
+
+    async def _join_topics(self) -> None:
+        """The topics that the connection has from the start."""
+        self.calls.place = "get_topics"
+        try:
+            topics = self.handler.get_topics()
+            if inspect.isawaitable(topics):
+                topics = await topics
+            if topics:
+                await self.subscriptions.join(topics)
+        except BroadcastError:  # logged by the hub
+            self.connection.refuse(503)
+        except (Exception, asyncio.CancelledError) as error:
+            await self.calls.failed("get_topics", error)
 
     def _refuse_size(self, size: int, max_size: int) -> None:
         path = self.connection.path

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 
+from django_ws.pubsub.hubs import close_all, open_all
 from django_ws.types import ASGIApplication, Event, Receive, Scope, Send
 
 logger = logging.getLogger("django.ws")
@@ -17,9 +18,26 @@ async def lifespan(
 ) -> None:
     """Let ``http_app`` take part in the lifespan; answer in its place where it does not.
 
-    Django's own application knows no lifespan (``http_app`` is None for it). One that does not
+    Broadcast backends are opened before and closed after it. Django's own application knows no
+    lifespan (``http_app`` is None for it). One that does not
     either says so by raising, or returning, before it answered anything.
     """
+
+    async def closing_send(event: Event) -> None:
+        if event["type"].startswith("lifespan.shutdown"):  # after the answer a server goes on
+            await close_all()
+        await send(event)
+
+    await open_all()
+    try:
+        await _take_part(scope, receive, closing_send, http_app)
+    finally:
+        await close_all()
+
+
+async def _take_part(
+    scope: Scope, receive: Receive, send: Send, http_app: ASGIApplication | None
+) -> None:
     unanswered: list[Event] = []
     has_answered = False
 

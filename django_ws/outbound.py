@@ -110,9 +110,9 @@ class Outbound:
             return True
         return False
 
-    def has_room(self, data: str | bytes) -> bool:
-        """Whether data may wait; the first message always may."""
-        return self.size == 0 or self.size + data_size(data) + MESSAGE_OVERHEAD <= self._limit
+    def has_room(self, size: int) -> bool:
+        """Whether so many bytes more may wait; the first message always may."""
+        return self.size == 0 or self.size + size <= self._limit
 
     def drop_oldest(self) -> bool:
         """Drop the message that has waited longest; not the one under way, which is half sent."""

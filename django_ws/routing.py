@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeGuard
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest
 from django.urls import Resolver404, ResolverMatch, URLResolver, get_resolver, reverse
 
@@ -26,10 +25,14 @@ def resolve(path: str) -> ResolverMatch:
     """The route of a path (without the script prefix), as Django's ``ResolverMatch``.
 
     A path that matches only with a trailing slash is matched with it when ``APPEND_SLASH`` is
-    on. Raises ``Resolver404`` with the tried routes.
+    on. Raises ``Resolver404`` with the tried routes, ``ImproperlyConfigured`` where the routes
+    cannot be imported.
     """
     resolver = get_resolver(conf.get().root_ws_urlconf)
-    static = _static_matches.setdefault(resolver, {})
+    static = _static_matches.get(resolver)
+    if static is None:
+        _import_routes(resolver)
+        static = _static_matches.setdefault(resolver, {})
     try:
         match = static.get(path) or resolver.resolve(path)
     except Resolver404 as not_found:
@@ -46,23 +49,22 @@ def resolve(path: str) -> ResolverMatch:
     return match
 
 
-def is_handler_class(target: Any) -> TypeGuard[type[WebSocketHandler]]:
-    return isinstance(target, type) and issubclass(target, WebSocketHandler)
+def _import_routes(resolver: URLResolver) -> None:
+    try:
+        _ = resolver.urlconf_module
+    except Exception as error:
+        from django_ws.route_faults import import_fault  # only where something is wrong
+
+        raise import_fault(conf.get().root_ws_urlconf, error).error() from error
 
 
 def new_handler(
     match: ResolverMatch, connection: Connection, request: WebSocketRequest
 ) -> WebSocketHandler:
-    """The handler of one connection. Raises ``ImproperlyConfigured`` for a wrong target."""
+    """The handler of one connection: of the route's class, or one for its ASGI application."""
     target: Any = match.func
-    if is_handler_class(target):
+    if isinstance(target, type) and issubclass(target, WebSocketHandler):
         return target(connection, request, match.args, dict(match.kwargs))
-    if isinstance(target, type):
-        raise ImproperlyConfigured(
-            f"{target!r} in {conf.get().root_ws_urlconf} is neither a WebSocketHandler class nor "
-            "an ASGI application. Name a handler class itself, or an application such as "
-            "Consumer.as_asgi()."
-        )
     return ASGIApplicationHandler(connection, request, match.args, dict(match.kwargs), target)
 
 
@@ -73,9 +75,11 @@ def ws_reverse(
 ) -> str:
     """The path of a named WebSocket route, as Django's ``reverse()`` gives it for pages.
 
-    Raises ``NoReverseMatch``.
+    Raises ``NoReverseMatch``, and ``ImproperlyConfigured`` where the routes cannot be imported.
     """
-    return reverse(name, urlconf=conf.get().root_ws_urlconf, args=args, kwargs=dict(kwargs or {}))
+    urlconf = conf.get().root_ws_urlconf
+    _import_routes(get_resolver(urlconf))
+    return reverse(name, urlconf=urlconf, args=args, kwargs=dict(kwargs or {}))
 
 
 def ws_url(

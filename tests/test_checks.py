@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 from textwrap import dedent
+from types import ModuleType
 from typing import Any, cast
 
 import pytest
@@ -156,7 +157,10 @@ SETTINGS = [
     ),
     setting("WS_ALLOWED_ORIGIN", [], "W001", "WS_ALLOWED_ORIGINS"),
     setting("ROOT_WS_URLCONFIG", "a", "W001", "Rename it to ROOT_WS_URLCONF."),
-    setting("WS_BROADCAST", "redis://127.0.0.1", ""),
+    setting("WS_BROADCAST", "localhost", "E001", "WS_BROADCAST", "redis://127.0.0.1:6379/0"),
+    setting("WS_BROADCAST", {"default": {"BACKEND": "no.Such"}}, "E015", "no.Such", "docs/"),
+    setting("WS_BROADCAST", ABSENT, "W010", "one process", "redis://", deploy=True),
+    setting("WS_BROADCAST", ABSENT, ""),
     setting("WS_GREETING_OF_THIS_PROJECT", "hi", ""),
     setting("AWS_MIDDLEWARES", "hi", ""),
     setting("WS_SEND_BUFFER", Unshowable, "E001", "WS_SEND_BUFFER"),
@@ -427,7 +431,8 @@ def check(
     def run(case: Case) -> list[CheckMessage]:
         (tmp_path / f"{module}.py").write_text(f"{HEADER}{case.routes}\n")
         monkeypatch.syspath_prepend(tmp_path)
-        for name, value in {"ROOT_WS_URLCONF": module, **case.settings}.items():
+        needed = {"ROOT_WS_URLCONF": module, "WS_BROADCAST": "redis://127.0.0.1"}
+        for name, value in {**needed, **case.settings}.items():
             if value is ABSENT:
                 delattr(settings, name)
             else:
@@ -479,6 +484,47 @@ def test_all_mistakes_are_reported_and_not_only_the_first(
         *("E001", "E001", "E002", "E002"),
         *("E008", "E008", "E010", "E010", "E012", "E012"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("asgi", "expected", "words"),
+    [
+        (None, ["W004"], []),
+        ("import nowhere", ["W004", "W005"], ["cannot import 'unnamed.asgi.application'"]),
+        (
+            (
+                "from django.core.asgi import get_asgi_application\n"
+                "application = get_asgi_application()"
+            ),
+            ["W004", "W006"],
+            ["unnamed.asgi.application is a django.core.handlers.asgi.ASGIHandler"],
+        ),
+        ("from tests.asgi import application", ["W004"], []),
+    ],
+    ids=["missing", "broken", "of Django", "ours"],
+)
+def test_asgi_py_is_looked_at_where_no_setting_names_it(
+    asgi: str | None,
+    expected: list[str],
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    check: Callable[[Case], list[CheckMessage]],
+) -> None:
+    package = tmp_path / "unnamed"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    if asgi is not None:
+        (package / "asgi.py").write_text(asgi)
+    for name in ("unnamed", "unnamed.asgi"):  # so that they are forgotten afterwards
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+        del sys.modules[name]
+    messages = check(
+        Case("unnamed", settings={"ASGI_APPLICATION": ABSENT, "ROOT_URLCONF": "unnamed.urls"})
+    )
+    assert [message.id for message in messages] == [f"django_ws.{id}" for id in expected]  # noqa: A001
+    text = " ".join(message.msg for message in messages)
+    assert [word for word in words if word not in text] == []
 
 
 def test_manage_py_check_fails_on_an_error_and_shows_place_and_cure(settings: Any) -> None:

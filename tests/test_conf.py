@@ -9,9 +9,13 @@ from django.test import override_settings
 from pytest_django import Settings
 
 from django_ws import conf
+from django_ws.conf import BroadcastConfig
 from django_ws.testing import HandshakeRejected, WebSocketClient
 
-WRONG = [
+REDIS = "django_ws.pubsub.backends.redis.RedisBackend"
+P = "django_ws:"
+
+WRONG: list[tuple[str, Any, str]] = [
     ("ROOT_WS_URLCONF", "", "Name the module with the routes"),
     ("ROOT_WS_URLCONF", None, "Name the module with the routes"),
     ("ROOT_WS_URLCONF", 3, "Name the module with the routes"),
@@ -40,10 +44,19 @@ WRONG = [
     ("WS_CONNECT_TIMEOUT", None, "Give seconds"),
     ("WS_CLOSE_TIMEOUT", False, "Give seconds"),
     ("WS_SYNC_THREADS", 0, "Give the number of threads"),
+    ("WS_MAX_TOPICS", 0, "Give the most topics"),
+    ("WS_BROADCAST", "127.0.0.1:6379", "Give the URL of a Redis server"),
+    ("WS_BROADCAST", None, "neither a URL nor a dict"),
+    ("WS_BROADCAST", {}, "with the key 'default'"),
+    ("WS_BROADCAST", {"default": {}}, "in 'BACKEND'"),
+    ("WS_BROADCAST", {"default": "redis://127.0.0.1"}, "in 'BACKEND'"),
+    ("WS_BROADCAST", {"default": {"BACKEND": "a.B", "HOST": 1}}, "unknown keys: HOST"),
+    ("WS_BROADCAST", {"default": {"BACKEND": "a.B", "PREFIX": 1}}, "PREFIX is a str"),
+    ("WS_BROADCAST", {"default": {"BACKEND": "a.B", "OPTIONS": None}}, "OPTIONS is a dict"),
     ("WS_SYNC_THREADS", 2.0, "Give the number of threads"),
 ]
 
-RIGHT = [
+RIGHT: list[tuple[str, Any, Any]] = [
     ("ROOT_WS_URLCONF", "mysite.sockets", "mysite.sockets"),
     ("WS_MIDDLEWARE", [], ()),
     ("WS_MIDDLEWARE", ("a.B", "c.D"), ("a.B", "c.D")),
@@ -57,6 +70,16 @@ RIGHT = [
     ("WS_CONNECT_TIMEOUT", 0.5, 0.5),
     ("WS_CLOSE_TIMEOUT", 3, 3.0),
     ("WS_SYNC_THREADS", 7, 7),
+    ("WS_MAX_TOPICS", 5, 5),
+    ("WS_BROADCAST", "rediss://a/1", {"default": BroadcastConfig(REDIS, "rediss://a/1", P, {})}),
+    (
+        "WS_BROADCAST",
+        {"default": {"BACKEND": "a.B"}, "other": {"BACKEND": "c.D", "PREFIX": "x"}},
+        {
+            "default": BroadcastConfig("a.B", None, P, {}),
+            "other": BroadcastConfig("c.D", None, "x", {}),
+        },
+    ),
 ]
 
 
@@ -98,6 +121,7 @@ def test_right_value_is_read(settings: Settings, name: str, value: Any, read: An
         ("WS_PING_INTERVAL", 59),
         ("WS_CONNECT_TIMEOUT", 10),
         ("WS_CLOSE_TIMEOUT", 10),
+        ("WS_MAX_TOPICS", 100),
     ],
 )
 def test_setting_that_is_not_set_has_a_default(settings: Settings, name: str, default: Any) -> None:

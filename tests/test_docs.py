@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import subprocess
@@ -9,17 +10,20 @@ import sys
 import types
 import unittest
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
+from urllib.request import urlopen
 
 import pytest
+from django.contrib.auth.models import User
 from django.urls import clear_url_caches, path
 from pytest_django import Settings
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
-from django_ws import WebSocketHandler
-from django_ws.exceptions import Reject
+from django_ws import ConnectionClosed, WebSocketHandler, abroadcast
+from django_ws.exceptions import EncodeError, Reject
 from django_ws.middleware.chain import Chain
 from django_ws.testing import HandshakeRejected, WebSocketClient
 from tests.e2e.servers import START_SECONDS, Lines
@@ -64,7 +68,7 @@ def test_block_runs(block: str, run: Any) -> None:
     assert run(block)
 
 
-def handler_in(page: str, name: str, run: Any) -> Any:
+def class_in(page: str, name: str, run: Any) -> Any:
     [block] = [text for text in blocks(ROOT / page) if f"class {name}(" in text]
     return run(block)[name]
 
@@ -87,7 +91,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> Any:
 
 class TestDocumentedHandlers:
     async def test_room_refuses_the_anonymous(self, run: Any, serve: Any) -> None:
-        client = serve(handler_in("README.md", "RoomHandler", run))
+        client = serve(class_in("README.md", "RoomHandler", run))
         with pytest.raises(HandshakeRejected) as caught:
             async with client:
                 pass
@@ -95,20 +99,69 @@ class TestDocumentedHandlers:
 
     @pytest.mark.django_db(transaction=True)
     async def test_count_uses_the_orm(self, run: Any, serve: Any) -> None:
-        async with serve(handler_in("README.md", "CountHandler", run)) as ws:
+        async with serve(class_in("README.md", "CountHandler", run)) as ws:
             await ws.send({})
             assert await ws.receive() == {"users": 0}
 
     async def test_clock_pings(self, run: Any, serve: Any, settings: Settings) -> None:
         settings.WS_PING_INTERVAL = 0.02
-        async with serve(handler_in("README.md", "ClockHandler", run)) as ws:
+        async with serve(class_in("README.md", "ClockHandler", run)) as ws:
             assert "ping" in await ws.receive()
 
     async def test_telemetry_speaks_message_pack(self, run: Any, serve: Any) -> None:
-        handler = handler_in("README.md", "TelemetryHandler", run)
+        handler = class_in("README.md", "TelemetryHandler", run)
         async with serve(handler) as ws:
             await ws.send_bytes(handler.codec.encode([1, 2]))
             assert handler.codec.decode(await ws.receive_data()) == {"received": 2}
+
+    async def test_codec_of_ones_own_reads_moves_alone(self, run: Any, serve: Any) -> None:
+        handler = class_in("docs/handlers.md", "BoardHandler", run)
+        async with serve(handler) as ws:
+            await ws.send({"x": 1, "y": 2})
+            assert await ws.receive() == {"x": 2, "y": 1}
+            with pytest.raises(EncodeError):
+                handler.codec.encode(object())
+            await ws.send({"x": "one"})
+            assert await ws.wait_closed() == 1007
+
+    @pytest.mark.parametrize(
+        ("page", "name"), [("README.md", "ChatHandler"), ("docs/broadcasts.md", "TalkHandler")]
+    )
+    async def test_chat_reaches_its_room(self, page: str, name: str, run: Any, serve: Any) -> None:
+        serve(class_in(page, name, run), "rooms/<str:room>/")
+        async with (
+            WebSocketClient("/rooms/lobby/") as alice,
+            WebSocketClient("/rooms/lobby/") as bob,
+            WebSocketClient("/rooms/attic/") as carol,
+        ):
+            await alice.send({"text": "hi"})
+            assert [await alice.receive(), await bob.receive()] == [{"text": "hi"}] * 2
+            await carol.receive_nothing()
+
+    @pytest.mark.django_db(transaction=True)
+    async def test_orders_are_shown_to_their_owner(self, run: Any, serve: Any) -> None:
+        serve(class_in("docs/broadcasts.md", "OrdersHandler", run), "orders/")
+        alice = await User.objects.acreate(username="alice")
+        bob = await User.objects.acreate(username="bob")
+        async with (
+            WebSocketClient("/orders/", user=alice) as own,
+            WebSocketClient("/orders/", user=bob) as other,
+        ):
+            await abroadcast("orders", {"owner": alice.pk, "margin": 7})
+            assert await own.receive() == {"owner": alice.pk}
+            await other.receive_nothing()
+
+    @pytest.mark.django_db(transaction=True)
+    async def test_ban_ends_the_sockets_of_a_user(self, run: Any, serve: Any) -> None:
+        [block] = [text for text in blocks(ROOT / "docs/broadcasts.md") if "def ban(" in text]
+        documented = run(block)
+        serve(documented["InboxHandler"], "inbox/")
+        alice = await User.objects.acreate(username="alice")
+        async with WebSocketClient("/inbox/", user=alice) as ws:
+            await asyncio.to_thread(documented["ban"], alice)
+            with pytest.raises(ConnectionClosed):
+                await ws.receive()
+            assert (ws.close_code, ws.close_reason) == (4403, "banned")
 
     async def test_middleware_may_reject(self, run: Any, serve: Any) -> None:
         [block] = [text for text in blocks(PAGES[0]) if "class TimingMiddleware" in text]
@@ -128,14 +181,53 @@ class TestDocumentedHandlers:
         assert rejected == [403]
 
 
+class FailingHandler(WebSocketHandler):
+    """What the tests of docs/testing.md are about."""
+
+    async def on_open(self) -> None:
+        if self.kwargs["rest"] == "failing/task/":
+            self.start_task("failing", self.fail)
+
+    async def fail(self) -> None:
+        raise LookupError
+
+    async def on_task_error(self, error: BaseException) -> None:
+        await self.send("failed")
+
+    async def on_message(self, message: Any) -> None:
+        await self.fail()
+
+
 @pytest.mark.django_db(transaction=True)
-def test_documented_tests_pass(run: Any, mysite: types.ModuleType, serve: Any) -> None:
-    serve(mysite.EchoHandler, "ws/echo/")
-    [block] = [text for text in blocks(PAGES[0]) if "TestCase" in text]
+@pytest.mark.parametrize(
+    ("page", "name", "count"),
+    [
+        ("README.md", "EchoTests", 1),
+        ("docs/testing.md", "EchoTests", 3),
+        ("docs/testing.md", "FailureTests", 2),
+    ],
+)
+def test_documented_tests_pass(
+    page: str, name: str, count: int, run: Any, mysite: types.ModuleType, serve: Any
+) -> None:
+    if name == "EchoTests":
+        serve(mysite.EchoHandler, "ws/echo/")
+    else:
+        serve(FailingHandler, "ws/<path:rest>")
     result = unittest.TestResult()
-    unittest.defaultTestLoader.loadTestsFromTestCase(run(block)["EchoTests"]).run(result)
-    assert result.testsRun == 1
+    tests = class_in(page, name, run)
+    unittest.defaultTestLoader.loadTestsFromTestCase(tests).run(result)
+    assert result.testsRun == count
     assert not result.errors + result.failures
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", page.read_text()):
+        text = (page.parent / target if target else page).read_text()
+        headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+        anchors = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in headings}
+        assert not anchor or anchor in anchors
 
 
 def test_three_steps_stand_in_the_first_forty_lines() -> None:
@@ -143,30 +235,52 @@ def test_three_steps_stand_in_the_first_forty_lines() -> None:
     assert "urlpatterns = [" in start
 
 
-def test_three_steps_give_a_socket(tmp_path: Path) -> None:
+@contextmanager
+def served(folder: Path, asgi: str = blocks(PAGES[0])[0]) -> Iterator[str]:
+    """The README's project, as its reader makes it, on a real uvicorn; its host and port."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     del environment["DJANGO_SETTINGS_MODULE"]
-    start_project = [sys.executable, "-m", "django", "startproject", "mysite", str(tmp_path)]
+    start_project = [sys.executable, "-m", "django", "startproject", "mysite", str(folder)]
     subprocess.run(start_project, check=True, env=environment)
-    for name, block in zip(["asgi.py", "ws.py", "ws_urls.py"], blocks(PAGES[0])[:3], strict=True):
-        (tmp_path / "mysite" / name).write_text(block)
+    texts = [asgi, *blocks(PAGES[0])[1:3]]
+    for name, text in zip(["asgi.py", "ws.py", "ws_urls.py"], texts, strict=True):
+        (folder / "mysite" / name).write_text(text)
     process = subprocess.Popen(
         [sys.executable, "-m", "uvicorn", "mysite.asgi:application", "--port", "0"],
-        cwd=tmp_path,
+        cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
     output = Lines(cast(BinaryIO, process.stdout))
     try:
-        running = re.compile(r"running on http://127\.0\.0\.1:(\d+)")
+        running = re.compile(r"running on http://(127\.0\.0\.1:\d+)")
         assert output.wait_for(lambda lines: any(map(running.search, lines)), START_SECONDS)
-        [port] = running.findall("\n".join(output.lines))
-        origin = Origin(f"http://127.0.0.1:{port}")
-        with connect(f"ws://127.0.0.1:{port}/ws/echo/", origin=origin) as ws:
-            ws.send('{"hello":"world"}')
-            assert ws.recv(timeout=5) == '{"hello":"world"}'
+        [host] = running.findall("\n".join(output.lines))
+        yield host
     finally:
         process.terminate()
         process.wait(10)
         output.close()
+
+
+def echo(host: str) -> str | bytes:
+    with connect(f"ws://{host}/ws/echo/", origin=Origin(f"http://{host}")) as ws:
+        ws.send('{"hello":"world"}')
+        return ws.recv(timeout=5)
+
+
+def test_three_steps_give_a_socket(tmp_path: Path) -> None:
+    with served(tmp_path) as host:
+        assert echo(host) == '{"hello":"world"}'
+
+
+@pytest.mark.parametrize("heading", ["Static files while developing", "Another HTTP application"])
+def test_recipe_for_asgi_py_serves_sockets_and_pages(tmp_path: Path, heading: str) -> None:
+    recipes = (ROOT / "docs" / "recipes.md").read_text()
+    [block, *_] = BLOCK.findall(recipes.partition(f"\n## {heading}\n")[2])
+    with served(tmp_path, block) as host:
+        assert echo(host) == '{"hello":"world"}'
+        path = "static/admin/css/base.css" if heading.startswith("Static") else "admin/login/"
+        with urlopen(f"http://{host}/{path}", timeout=5) as page:
+            assert page.status == 200

@@ -283,10 +283,16 @@ async def test_a_cancelled_future_that_a_hook_awaited_is_the_hooks_own_error(
         future.cancel()
         await future
 
-    async with client(type("Handler", (WebSocketHandler,), {name: hook})) as ws:
-        await ws.send(1)
-        if name == "on_message":
-            assert await ws.wait_closed() == 1011
+    ws = client(type("Handler", (WebSocketHandler,), {name: hook}))
+    if name == "on_message":
+        async with ws as client_of_it:
+            await client_of_it.send(1)
+            assert await client_of_it.wait_closed() == 1011
+    else:
+        with pytest.raises(BaseExceptionGroup) as caught:
+            async with ws:
+                pass
+        assert caught.value.subgroup(asyncio.CancelledError)
     assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
@@ -358,8 +364,9 @@ async def test_an_exception_in_middleware_after_the_handler_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     handler_class: Any = handler_failing_in("on_bytes")
-    async with client(handler_class, middleware=[f"{__name__}.fails_after"]):
-        pass
+    with pytest.raises(Boom):
+        async with client(handler_class, middleware=[f"{__name__}.fails_after"]):
+            pass
     assert handler_class.ends == [1000]
     assert [record.levelname for record in caplog.records] == ["ERROR"]
 

@@ -21,7 +21,13 @@ def test_public_names_are_these() -> None:
         "WebSocketHandler",
         "WebSocketRequest",
         "__version__",
+        "abroadcast",
+        "adisconnect",
+        "broadcast",
+        "broadcast_on_commit",
+        "disconnect",
         "get_websocket_application",
+        "user_topic",
         "ws_reverse",
         "ws_url",
     ]
@@ -29,6 +35,18 @@ def test_public_names_are_these() -> None:
 
 def test_each_public_name_exists() -> None:
     assert [name for name in django_ws.__all__ if not hasattr(django_ws, name)] == []
+
+
+def test_misspelt_name_is_corrected() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import django_ws; django_ws.WebsocketHandler"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert "Did you mean: 'WebSocketHandler'?" in done.stderr
 
 
 def test_task_cancel_messages_are_fixed() -> None:

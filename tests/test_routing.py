@@ -1,13 +1,17 @@
 """From a path to the handler and its arguments, and from a name back to the path."""
 
 import logging
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from django.contrib.auth.decorators import login_required
 from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpRequest, HttpResponse
 from django.template import Context, Template, TemplateSyntaxError
 from django.test import RequestFactory
 from django.urls import NoReverseMatch, include, register_converter
+from django.views import View
 from pytest_django import Settings
 
 from django_ws import WebSocketHandler, ws_reverse, ws_url
@@ -57,6 +61,14 @@ async def any_asgi_app(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "websocket.close", "code": 4321})
 
 
+async def failing_app(scope: Scope, receive: Receive, send: Send) -> None:
+    raise LookupError("of the application")
+
+
+def page(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("a page")
+
+
 class NoHandler:
     """A class, but not a handler."""
 
@@ -78,6 +90,10 @@ urlpatterns = [
     path("both/", EchoRoute, name="both"),
     path("app/<int:number>/", any_asgi_app, name="app"),
     path("wrong/", NoHandler, name="wrong"),
+    path("view/", page),
+    path("view-class/", View.as_view()),
+    path("decorated/", login_required(cast(Any, OtherHandler))),
+    path("failing-app/", failing_app),
     path("", EchoRoute, name="root"),
 ]
 
@@ -175,6 +191,16 @@ async def test_404_lists_the_tried_routes_with_debug(settings: Settings) -> None
     assert "\n^year/(?P<year>[0-9]{4})/$\n" in reason
 
 
+async def test_404_tells_of_routes_that_begin_with_a_slash(settings: Settings) -> None:
+    settings.DEBUG = True
+    assert "begin without a slash" not in (await refusal("/nowhere/")).reason
+    settings.ROOT_WS_URLCONF = "tests.ws_urls_slash"
+    reason = (await refusal("/ws/echo/")).reason
+    assert reason.endswith(
+        "\n/ws/echo/\n\nRoutes begin without a slash: remove it from those that have one.\n"
+    )
+
+
 async def test_404_lists_the_routes_tried_inside_an_include(settings: Settings) -> None:
     settings.DEBUG = True
     assert "\nchat/<slug:room>/side/\n" in (await refusal("/chat/no slug/")).reason
@@ -200,16 +226,53 @@ async def test_404_of_an_urlconf_without_routes_is_told_with_debug(settings: Set
 async def test_class_that_is_no_handler_is_named_with_the_cure() -> None:
     cause = (await refusal("/wrong/")).__cause__
     assert isinstance(cause, ImproperlyConfigured)
-    assert "NoHandler" in str(cause)
-    assert __name__ in str(cause)
-    assert "Name a handler class itself" in str(cause)
+    assert f"{__name__}: the route 'wrong/' leads to the class {__name__}.NoHandler" in str(cause)
+    assert "Name a WebSocketHandler class" in str(cause)
 
 
-async def test_urlconf_that_cannot_be_imported_fails_the_handshake(settings: Settings) -> None:
+@pytest.mark.parametrize("url", ["/view/", "/view-class/"])
+async def test_django_view_is_named_with_the_cure(url: str) -> None:
+    cause = (await refusal(url)).__cause__
+    assert isinstance(cause, ImproperlyConfigured)
+    assert "a Django view" in str(cause)
+    assert "write a WebSocketHandler class" in str(cause)
+
+
+async def test_decorated_handler_is_named_with_the_cure() -> None:
+    cause = (await refusal("/decorated/")).__cause__
+    assert isinstance(cause, ImproperlyConfigured)
+    assert "wraps the handler class OtherHandler" in str(cause)
+    assert "Name the handler class itself" in str(cause)
+
+
+async def test_failing_asgi_application_raises_its_own_exception() -> None:
+    cause = (await refusal("/failing-app/")).__cause__
+    assert repr(cause) == "LookupError('of the application')"
+
+
+async def test_missing_routes_fail_the_handshake_with_the_cure(settings: Settings) -> None:
     settings.ROOT_WS_URLCONF = "tests.no_such_module"
     refused = await refusal("/plain/")
     assert refused.status == 500
-    assert isinstance(refused.__cause__, ImportError)
+    assert isinstance(refused.__cause__, ImproperlyConfigured)
+    assert "ROOT_WS_URLCONF: there is no module 'tests.no_such_module'" in str(refused.__cause__)
+    assert "urlpatterns = [" in str(refused.__cause__)
+    assert isinstance(refused.__cause__.__cause__, ModuleNotFoundError)
+
+
+async def test_handler_that_is_called_in_the_route_is_told_with_the_cure(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ws_urls_with_a_call.py").write_text(
+        "from django_ws import WebSocketHandler\nurlpatterns = [WebSocketHandler()]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    settings.ROOT_WS_URLCONF = "ws_urls_with_a_call"
+    for _ in range(2):  # a failure is not kept
+        cause = (await refusal("/plain/")).__cause__
+        assert isinstance(cause, ImproperlyConfigured)
+        assert "ws_urls_with_a_call.py, line 2" in str(cause)
+        assert 'without calling it: path("ws/chat/", ChatHandler' in str(cause)
 
 
 # From the name to the path
@@ -298,7 +361,7 @@ async def test_routes_stand_beside_the_root_urls_by_default(settings: Settings) 
 async def test_routes_of_a_root_urls_without_a_package_are_ws_urls(settings: Settings) -> None:
     del settings.ROOT_WS_URLCONF
     settings.ROOT_URLCONF = "urls"
-    with pytest.raises(ModuleNotFoundError, match="'ws_urls'"):
+    with pytest.raises(ImproperlyConfigured, match="no WebSocket routes yet: no module 'ws_urls'"):
         ws_reverse("echo")
 
 

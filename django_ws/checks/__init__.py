@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.core.checks import Tags, register
 
+from django_ws.checks.broadcast import check_broadcast, check_reach
 from django_ws.checks.guard import guarded
 from django_ws.checks.middleware import check_middleware
 from django_ws.checks.origins import check_origins
@@ -17,8 +18,10 @@ for _check in (
     check_settings,
     check_middleware,
     check_routes,
+    check_broadcast,
     check_application,
     check_websocket_library,
 ):
     register(guarded(_check), TAG)
 register(guarded(check_origins), TAG, Tags.security, deploy=True)
+register(guarded(check_reach), TAG, deploy=True)

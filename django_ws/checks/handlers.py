@@ -10,12 +10,12 @@ from typing import Any
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004  (Django's name)
 
 from django_ws.checks.attributes import check_attributes
-from django_ws.checks.signatures import takes
 from django_ws.handler import WebSocketHandler
 from django_ws.hooks import HOOKS
+from django_ws.signatures import takes
 
 # Names of the library's contract that are not called.
-OTHER_NAMES = {"on_broadcast", "on_broadcast_gap", "on_rate_limited", "on_restart"}
+OTHER_NAMES = {"on_rate_limited", "on_restart"}
 ELSEWHERE = {"on_disconnect": "on_close", "on_receive": "on_message"}  # in other frameworks
 SIMILAR = 0.8  # of 1.0; below that it is rather a method of the project's own
 

@@ -14,9 +14,9 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from django_ws import conf
-from django_ws.checks.imports import cause
-from django_ws.checks.signatures import first_parameters, takes
+from django_ws.causes import cause
 from django_ws.middleware import AuthMiddleware
+from django_ws.signatures import first_parameters, takes
 
 FORM = (
     "Write a class with __init__(self, func) and async def __call__(self, ws), or a function "

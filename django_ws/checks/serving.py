@@ -12,7 +12,8 @@ from django.core.checks import CheckMessage, Warning  # noqa: A004  (Django's na
 from django.core.handlers.asgi import ASGIHandler
 from django.utils.module_loading import import_string
 
-from django_ws.checks.imports import cause
+from django_ws.causes import cause
+from django_ws.route_faults import is_missing
 
 LIBRARIES = ("websockets", "wsproto")  # one of which uvicorn needs
 OTHER_SERVERS = ("daphne", "granian")  # which bring their own
@@ -25,20 +26,24 @@ ENTRY_POINT = (
 def check_application(**kwargs: Any) -> Iterator[CheckMessage]:
     """Import what servers import. A server does the same at its start."""
     path = getattr(settings, "ASGI_APPLICATION", None)
+    place = "ASGI_APPLICATION: " if path else ""
     if not path:
+        # What startproject makes is told about at once, and not only when it has been named.
         package, _, _ = str(getattr(settings, "ROOT_URLCONF", "")).rpartition(".")
+        path = f"{package}.asgi.application".lstrip(".")
         yield Warning(
             "ASGI_APPLICATION is not set, so commands cannot find the application that serves "
             "WebSockets.",
-            hint=f"Set ASGI_APPLICATION = {f'{package}.asgi.application'.lstrip('.')!r}.",
+            hint=f"Set ASGI_APPLICATION = {path!r}.",
             id="django_ws.W004",
         )
-        return
     try:
         application = import_string(path)
     except Exception as error:
+        if not place and is_missing(path.rpartition(".")[0], error):
+            return
         yield Warning(
-            f"ASGI_APPLICATION: cannot import {path!r} ({cause(error)}).",
+            f"{place}cannot import {path!r} ({cause(error)}).",
             hint=f"Name the variable in your asgi.py. {ENTRY_POINT}.",
             id="django_ws.W005",
         )
@@ -46,8 +51,7 @@ def check_application(**kwargs: Any) -> Iterator[CheckMessage]:
     if _cannot_be_ours(application):
         kind = f"{type(application).__module__}.{type(application).__qualname__}"
         yield Warning(
-            f"ASGI_APPLICATION: {path} is a {kind}, which does not serve the routes of "
-            "ROOT_WS_URLCONF.",
+            f"{place}{path} is a {kind}, which does not serve the routes of ROOT_WS_URLCONF.",
             hint=f"{ENTRY_POINT}.",
             id="django_ws.W006",
         )

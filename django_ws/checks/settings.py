@@ -15,12 +15,10 @@ from django_ws import conf
 # Names of the library's contract that ``conf`` does not read.
 OTHER_NAMES = {
     "WS_AUTH_RECHECK",
-    "WS_BROADCAST",
     "WS_DRAIN_SECONDS",
     "WS_JWT",
     "WS_MAX_CONNECTIONS",
     "WS_MAX_CONNECTIONS_PER_USER",
-    "WS_MAX_TOPICS",
     "WS_RATE_LIMIT",
     "WS_TOKEN_IN_URL",
     "WS_TRUSTED_PROXIES",

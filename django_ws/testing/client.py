@@ -23,16 +23,21 @@ NOTHING_SECONDS = 0.05
 
 
 class HandshakeRejected(WebSocketError):
-    """The handshake was refused: ``status``, ``reason`` (the body, as text), ``headers``."""
+    """The handshake was refused: ``status``, ``reason`` (the body, as text), ``headers``.
+
+    ``path`` is that of the client, with its query.
+    """
 
     def __init__(
-        self, status: int, reason: str = "", headers: dict[str, str] | None = None
+        self, status: int, reason: str = "", headers: dict[str, str] | None = None, path: str = ""
     ) -> None:
         self.status = status
         self.reason = reason
         self.headers = headers or {}
+        self.path = path
         super().__init__(
-            f"the handshake was refused with {status}{': ' + reason if reason else ''}"
+            f"{path + ': ' if path else ''}the handshake was refused with {status}"
+            f"{': ' + reason if reason else ''}"
         )
 
 
@@ -50,7 +55,9 @@ class WebSocketClient:
 
     Entering raises ``HandshakeRejected``, ``receive*`` raise ``ConnectionClosed`` after the
     close, and all raise ``TimeoutError``, with the handler's own exception as the cause where
-    there was one.
+    there was one. An exception that nobody was told of so, by a close that the test has read, or
+    by ``error``, is raised on leaving the block, unless the block itself raises: several of them
+    as an ``ExceptionGroup``.
     """
 
     def __init__(
@@ -94,6 +101,8 @@ class WebSocketClient:
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self._leave()
+        if not any(exc_info):
+            self._server.raise_untold()
 
     def __enter__(self) -> SyncWebSocketClient:
         if self.user is not None or self.session is not None:
@@ -111,6 +120,17 @@ class WebSocketClient:
             self._thread.run(self._leave())
         finally:
             self._thread.stop()
+        if not any(exc_info):
+            self._server.raise_untold()
+
+    @property
+    def error(self) -> BaseException | None:
+        """What was raised in the handler so far; None where nothing was.
+
+        Several exceptions come as an ``ExceptionGroup``. The test knows of them now: they are not
+        raised on leaving the block.
+        """
+        return self._server.tell()
 
     # Messages
 
@@ -143,7 +163,7 @@ class WebSocketClient:
                 event = await self._server.events.get()
         except TimeoutError:
             return
-        raise AssertionError(f"expected nothing, received {event!r}") from self._server.error
+        raise AssertionError(f"expected nothing, received {event!r}") from self._server.tell()
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close from the client's side and wait until the handler has ended."""
@@ -188,7 +208,7 @@ class WebSocketClient:
             body = (await self._next_event("no body of the refusal")).get("body", b"")
         self._server.feed({"type": "websocket.disconnect", "code": 1006})
         await self._ended()
-        raise HandshakeRejected(status, body.decode(), headers) from self._server.error
+        raise HandshakeRejected(status, body.decode(), headers, self.path) from self._server.tell()
 
     async def _leave(self) -> None:
         if self.close_code is None:
@@ -201,7 +221,7 @@ class WebSocketClient:
             await self._server.stop()
             raise TimeoutError(
                 f"{self.path}: the handler did not end within {self.timeout:g} s of the close"
-            ) from self._server.error
+            ) from self._server.tell()
 
     async def _send(self, data: str | bytes) -> None:
         if self.close_code is not None:
@@ -217,16 +237,18 @@ class WebSocketClient:
             async with asyncio.timeout(self.timeout):
                 event = await self._server.events.get()
         except TimeoutError:
-            raise TimeoutError(f"{self.path}: {otherwise}") from self._server.error
+            raise TimeoutError(f"{self.path}: {otherwise}") from self._server.tell()
         if event["type"] == "websocket.close" and self._accepted:
             self._note_close(event.get("code", 1000), event.get("reason") or "")
+            error = self._server.tell_close()
         elif event["type"] == "ended":
+            error = self._server.tell()
             if not self._accepted:
-                raise HandshakeRejected(500) from self._server.error
+                raise HandshakeRejected(500, path=self.path) from error
             self._note_close(1006, "the application returned")
         else:
             return event
-        raise ConnectionClosed(self.close_code or 1006, self.close_reason) from self._server.error
+        raise ConnectionClosed(self.close_code or 1006, self.close_reason) from error
 
     def _note_close(self, code: int, reason: str) -> None:
         if self.close_code is None:
@@ -291,6 +313,10 @@ class SyncWebSocketClient:
 
     def wait_closed(self) -> int:
         return self._thread.run(self._client.wait_closed())
+
+    @property
+    def error(self) -> BaseException | None:
+        return self._client.error
 
     @property
     def close_code(self) -> int | None:

@@ -234,7 +234,8 @@ async def test_exception_after_the_end_is_logged_once_and_on_close_has_run(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings.WS_MIDDLEWARE = [entry("raising_after")]
-    await visit()
+    with pytest.raises(LookupError, match="after"):
+        await visit()
     assert steps == ["on_connect", "on_open", "on_close"]
     [record] = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert record.exc_info is not None

@@ -85,6 +85,30 @@ class TaskHandler(WebSocketHandler):
         raise LookupError("in a task")
 
 
+class FailingAtTheEndHandler(WebSocketHandler):
+    """Answers; then raises, and once more in the hooks that the message names."""
+
+    async def on_message(self, message: str) -> None:
+        self.hooks_that_raise = message
+        await self.send("answered")
+        if "on_message" in message:
+            raise LookupError("in on_message")
+        if "awaited" in message:
+            cancelled: asyncio.Future[None] = asyncio.Future()
+            cancelled.cancel()
+            await cancelled
+        if "close" in message:
+            await self.close(4000)
+
+    async def on_error(self, error: BaseException) -> None:
+        if "on_error" in self.hooks_that_raise:
+            raise error
+
+    async def on_close(self) -> None:
+        if "on_close" in self.hooks_that_raise:
+            raise ValueError("in on_close")
+
+
 class StuckHandler(WebSocketHandler):
     async def on_connect(self) -> None:
         if self.request.GET.get("in") == "connect":
@@ -123,6 +147,7 @@ urlpatterns = [
     path("raising/", RaisingHandler),
     path("task/", TaskHandler),
     path("stuck/", StuckHandler),
+    path("end/", FailingAtTheEndHandler),
 ]
 
 
@@ -344,6 +369,12 @@ async def test_refused_handshake_has_status_reason_and_headers(url: str) -> None
     assert refused.value.headers["retry-after"] == "7"
 
 
+async def test_refused_handshake_names_the_path() -> None:
+    with pytest.raises(HandshakeRejected, match=r"^/nowhere/\?a=1: the .* 404: ") as refused:
+        await WebSocketClient("/nowhere/?a=1").__aenter__()
+    assert refused.value.path == "/nowhere/?a=1"
+
+
 def test_refused_handshake_raises_in_sync_tests_too() -> None:
     with pytest.raises(HandshakeRejected) as refused, WebSocketClient("/rejecting/"):
         pass
@@ -365,7 +396,7 @@ async def test_application_that_closes_before_the_accept_refuses_with_403() -> N
 async def test_application_that_returns_before_the_accept_refuses_with_500() -> None:
     with pytest.raises(HandshakeRejected) as refused:
         await WebSocketClient("/", application=returning_app).__aenter__()
-    assert refused.value.status == 500
+    assert (refused.value.status, refused.value.path) == (500, "/")
 
 
 async def test_application_that_returns_after_the_accept_closes_with_1006() -> None:
@@ -452,6 +483,132 @@ def test_exception_in_a_hook_is_the_cause_in_sync_tests_too() -> None:
         with pytest.raises(ConnectionClosed) as closed:
             ws.receive()
     assert repr(closed.value.__cause__) == "LookupError('in on_message')"
+
+
+# Exceptions that nobody was told of
+
+
+async def answered(raising_in: str) -> None:
+    async with WebSocketClient("/end/") as ws:
+        await ws.send(raising_in)
+        assert await ws.receive() == "answered"
+
+
+async def test_handler_that_raises_nothing_leaves_the_block_quietly() -> None:
+    await answered("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("raising_in", "error"),
+    [
+        ("on_message", "LookupError('in on_message')"),
+        ("on_close", "ValueError('in on_close')"),
+        ("close and on_close", "ValueError('in on_close')"),
+        ("on_message and on_error", "LookupError('in on_message')"),
+    ],
+)
+async def test_exception_that_the_test_did_not_see_is_raised_on_leaving(
+    raising_in: str, error: str
+) -> None:
+    with pytest.raises((LookupError, ValueError)) as raised:
+        await answered(raising_in)
+    assert repr(raised.value) == error
+
+
+def test_exception_that_the_test_did_not_see_is_raised_in_sync_tests_too() -> None:
+    def answered() -> None:
+        with WebSocketClient("/end/") as ws:
+            ws.send("on_message")
+            assert ws.receive() == "answered"
+
+    with pytest.raises(LookupError, match="in on_message"):
+        answered()
+
+
+async def test_several_exceptions_are_raised_as_a_group() -> None:
+    with pytest.raises(ExceptionGroup, match="raised for /end/") as raised:
+        await answered("on_message and on_close")
+    assert [repr(error) for error in raised.value.exceptions] == [
+        "LookupError('in on_message')",
+        "ValueError('in on_close')",
+    ]
+
+
+async def test_cancellation_of_what_a_hook_awaits_does_not_cancel_the_test() -> None:
+    with pytest.raises(BaseExceptionGroup) as raised:
+        await answered("awaited")
+    assert [type(error) for error in raised.value.exceptions] == [asyncio.CancelledError]
+
+
+async def test_exception_of_the_application_after_its_accept_is_raised() -> None:
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+        raise LookupError("after the disconnect")
+
+    with pytest.raises(LookupError, match="after the disconnect"):
+        async with WebSocketClient("/", application=application):
+            pass
+
+
+async def test_exception_in_a_task_is_raised_on_leaving() -> None:
+    with pytest.raises(LookupError, match="in a task"):
+        async with WebSocketClient("/task/"):
+            pass
+
+
+async def test_close_that_was_read_is_not_raised_again() -> None:
+    async with WebSocketClient("/end/") as ws:
+        await ws.send("on_message")
+        assert await ws.receive() == "answered"
+        assert await ws.wait_closed() == 1011
+
+
+async def test_exception_after_a_close_that_was_read_is_raised() -> None:
+    async def closed() -> None:
+        async with WebSocketClient("/end/") as ws:
+            await ws.send("on_message and on_close")
+            assert await ws.wait_closed() == 1011
+
+    with pytest.raises(ValueError, match="in on_close"):
+        await closed()
+
+
+async def test_close_is_caused_by_what_came_before_it_alone() -> None:
+    async with WebSocketClient("/end/") as ws:
+        await ws.send("close and on_close")
+        assert await ws.receive() == "answered"
+        with pytest.raises(ConnectionClosed) as closed:
+            await ws.receive()
+        await ws.close()  # waits until the handler has ended
+        assert repr(ws.error) == "ValueError('in on_close')"
+    assert closed.value.__cause__ is None
+
+
+async def test_error_tells_what_was_raised() -> None:
+    async with WebSocketClient("/end/") as ws:
+        assert ws.error is None
+        await ws.send("on_message")
+        await ws.close()
+        assert repr(ws.error) == "LookupError('in on_message')"
+
+
+def test_error_of_the_sync_client_tells_what_was_raised() -> None:
+    with WebSocketClient("/end/") as ws:
+        ws.send("on_message")
+        ws.close()
+        assert repr(ws.error) == "LookupError('in on_message')"
+
+
+async def test_exception_of_the_block_goes_before_that_of_the_handler() -> None:
+    async def failing() -> None:
+        async with WebSocketClient("/end/") as ws:
+            await ws.send("on_message")
+            raise KeyError("of the test")
+
+    with pytest.raises(KeyError, match="of the test"):
+        await failing()
 
 
 # Time-outs

@@ -8,10 +8,10 @@ import traceback
 
 import django
 
-import django_ws
-
 # Their frames only lead to the user's.
-_MACHINERY = tuple(f"{module.__path__[0]}{os.sep}" for module in (django, django_ws, importlib))
+_MACHINERY = tuple(
+    f"{os.path.dirname(path)}{os.sep}" for path in (django.__file__, importlib.__file__, __file__)
+)
 
 
 def cause(error: Exception) -> str:

@@ -1,0 +1,73 @@
+"""How a broadcast travels between processes: a versioned envelope around JSON text or bytes.
+
+``1J<excluded id>;<position>\\n<JSON text>``, with ``B`` for raw bytes and ``D`` for the order to
+disconnect. The position has room for the place of a message in its topic's history.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django_ws.codecs import Codec, JSONCodec
+from django_ws.exceptions import DecodeError
+from django_ws.types import Event
+
+VERSION = b"1"
+JSON, BYTES, DISCONNECT = b"J", b"B", b"D"
+_json = JSONCodec()
+
+
+def seal(message: Any, exclude: str | None = None) -> bytes:
+    """The envelope of a message: bytes as they are, all else as JSON. Raises ``EncodeError``."""
+    if isinstance(message, bytes | bytearray | memoryview):
+        return _sealed(BYTES, bytes(message), exclude)
+    return _sealed(JSON, _json.encode(message).encode(), exclude)
+
+
+def seal_disconnect(topic: str, code: int, reason: str) -> bytes:
+    """The envelope of the order to disconnect the subscribers of a topic."""
+    return _sealed(DISCONNECT, _json.encode([topic, code, reason]).encode(), None)
+
+
+def _sealed(kind: bytes, payload: bytes, exclude: str | None) -> bytes:
+    return b"".join((VERSION, kind, (exclude or "").encode(), b";\n", payload))
+
+
+class Broadcast:
+    """One broadcast that was received. Encoded once for each codec that its receivers speak."""
+
+    __slots__ = ("_encoded", "exclude", "kind", "payload", "topic")
+
+    def __init__(self, topic: str, data: bytes) -> None:
+        """Raises ``DecodeError`` for what another version of this library has published."""
+        head, separator, payload = data.partition(b"\n")
+        if head[:1] != VERSION or not separator:
+            raise DecodeError(f"an envelope that this version does not know: {data[:40]!r}")
+        self.topic = topic
+        self.kind = head[1:2]
+        self.payload = payload
+        self.exclude = head[2:].partition(b";")[0].decode()
+        self._encoded: dict[int, str | bytes] = {}
+
+    def message(self) -> Any:
+        """The message: a new object at each call, since every receiver may change its own."""
+        return self.payload if self.kind == BYTES else _json.decode(self.payload)
+
+    def event_for(self, codec: Codec) -> Event:
+        """What is sent to a handler with this codec. Raises ``EncodeError``.
+
+        A new event each time, since whatever stands between here and the server may change it.
+        """
+        try:
+            data = self._encoded[id(codec)]
+        except KeyError:
+            data = self._encoded[id(codec)] = self._encode(codec)
+        key = "text" if isinstance(data, str) else "bytes"
+        return {"type": "websocket.send", key: data}
+
+    def _encode(self, codec: Codec) -> str | bytes:
+        if self.kind == BYTES:
+            return self.payload
+        if type(codec) is JSONCodec:
+            return self.payload.decode()
+        return codec.encode(self.message())

@@ -1,0 +1,57 @@
+"""Publisher: broadcasts from a process without Django."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
+
+from django_ws.conf import DEFAULT_PREFIX
+from django_ws.pubsub.backends.base import SyncPublisher
+from django_ws.pubsub.envelope import seal
+from django_ws.pubsub.topics import check_topics
+
+
+class Publisher:
+    """Broadcasts to the sockets of a Django site, without its settings.
+
+    ``location``, ``prefix`` and ``options`` are ``LOCATION``, ``PREFIX`` and ``OPTIONS`` of the
+    site's ``WS_BROADCAST``; ``backend`` is the publisher class of another backend than Redis.
+    For any thread; a forked process may go on with it. ``close()`` gives the connections back.
+
+        Publisher("redis://127.0.0.1:6379/0").broadcast("room:42", {"text": "hi"})
+    """
+
+    def __init__(
+        self,
+        location: Any,
+        *,
+        prefix: str = DEFAULT_PREFIX,
+        options: Mapping[str, Any] | None = None,
+        backend: type[SyncPublisher] | None = None,
+    ) -> None:
+        self._publisher = (backend or _redis_publisher())(location, prefix, options or {})
+
+    def broadcast(
+        self, topics: str | Iterable[str], message: Any, *, exclude: str | None = None
+    ) -> None:
+        """As ``django_ws.broadcast``. Raises ``EncodeError``, ``InvalidTopic`` and
+        ``BroadcastError``.
+        """
+        data = seal(message, exclude)
+        self._publisher.publish([(topic, data) for topic in check_topics(topics)])
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self._publisher.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def _redis_publisher() -> type[SyncPublisher]:
+    from django_ws.pubsub.backends.redis import RedisPublisher  # only where it is used
+
+    return RedisPublisher
