@@ -1,7 +1,8 @@
 """The settings of the example project: made to be tried on one machine, not to be deployed.
 
 DEMO_DEBUG=0 switches DEBUG off and then asks for DEMO_SECRET_KEY; DEMO_ALLOWED_HOSTS (separated
-by commas) and DEMO_DATABASE (a file) change what their names say.
+by commas) and DEMO_DATABASE (a file) change what their names say. DEMO_BROADCAST (redis://...)
+is needed where the site runs in more than one process.
 """
 
 import os
@@ -24,14 +25,18 @@ ALLOWED_HOSTS = [host for host in os.environ.get("DEMO_ALLOWED_HOSTS", "").split
 
 INSTALLED_APPS = [
     "django_ws",
+    "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
+    "django.contrib.messages",
     "django.contrib.sessions",
     "django.contrib.staticfiles",
     "pages",
     # One app for each demo. The index lists them in this order.
     "weather",
     "echo",
+    "counter",
+    "chat",
 ]
 
 MIDDLEWARE = [
@@ -41,6 +46,7 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
 
@@ -55,6 +61,7 @@ TEMPLATES = [
             "context_processors": [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
                 "pages.demos.context",
             ],
         },
@@ -67,12 +74,17 @@ DATABASES = {
         "NAME": os.environ.get("DEMO_DATABASE", BASE_DIR / "db.sqlite3"),
         # Readers and one writer side by side; a second writer waits instead of failing.
         "OPTIONS": {
+            "timeout": 20,  # seconds
             "transaction_mode": "IMMEDIATE",
             "init_command": "PRAGMA journal_mode=WAL",
         },
     }
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# Without it broadcasts reach the connections of this process alone.
+if "DEMO_BROADCAST" in os.environ:
+    WS_BROADCAST = os.environ["DEMO_BROADCAST"]
 
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "index"

@@ -4,96 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, WebSocket, expect, sync_playwright
+from playwright.sync_api import Page, WebSocket, expect
 
-from tests.e2e.project import Uvicorn, manage
-from tests.e2e.servers import ROOT
-
-EXAMPLE = ROOT / "example_project"
-APPLICATION = "demo.asgi:application"
-CHROMIUM = "/usr/bin/chromium"
-CHROMIUM_OPTIONS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-expect.set_options(timeout=20_000)  # milliseconds; a busy machine is no failure
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A database of its own, made as `make demo` makes it."""
-    name = str(tmp_path_factory.mktemp("demo") / "db.sqlite3")
-    for command in (["migrate", "--verbosity", "0"], ["createdemousers"]):
-        done = manage(EXAMPLE, *command, DEMO_DATABASE=name)
-        assert done.returncode == 0, done.stderr
-    return name
-
-
-@pytest.fixture(scope="module")
-def site(database: str) -> Iterator[str]:
-    """The address of the served project."""
-    with Uvicorn(EXAMPLE, APPLICATION, DEMO_DATABASE=database) as server:
-        yield f"http://127.0.0.1:{server.port}"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not Path(CHROMIUM).exists():
-        pytest.fail(f"{CHROMIUM} is missing: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_OPTIONS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A page of a visitor who comes for the first time.
-
-    It fails the test for whatever the browser complains of: an exception, a blocked or missing
-    file, a breach of the Content-Security-Policy. (Chromium also complains of a connection that
-    is lost, which the test of the reconnect wants.)
-    """
-    complaints: list[str] = []
-    strangers: list[str] = []
-    context = browser.new_context()
-    page = context.new_page()
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on(
-        "console",
-        lambda message: complaints.append(message.text) if message.type == "error" else None,
-    )
-    page.on(
-        "request",
-        lambda request: (
-            None if request.url.startswith("http://127.0.0.1:") else strangers.append(request.url)
-        ),
-    )
-    yield page
-    context.close()
-    assert [text for text in complaints if "WebSocket connection to" not in text] == []
-    assert strangers == []
-
-
-def log_in(page: Page, site: str, name: str, password: str = "demo") -> None:
-    page.goto(f"{site}/login/?next=/echo/")
-    page.get_by_label("Name").fill(name)
-    page.get_by_label("Password").fill(password)
-    page.get_by_role("main").get_by_role("button", name="Log in").click()
-
-
-def expect_state(page: Page, state: str) -> None:
-    expect(page.get_by_role("status")).to_have_attribute("data-state", state)
+from tests.e2e.browsing import EXAMPLE, address, expect_state, log_in, serve
+from tests.e2e.project import manage
 
 
 def next_forecast(connection: WebSocket, city: str) -> dict[str, object]:
@@ -110,7 +26,7 @@ def next_forecast(connection: WebSocket, city: str) -> dict[str, object]:
 
 def test_index_leads_to_each_demo(page: Page, site: str) -> None:
     page.goto(site)
-    for name in ("Weather", "Echo"):
+    for name in ("Weather", "Echo", "Counter", "Chat"):
         page.get_by_role("main").get_by_role("link", name=name).click()
         expect(page.get_by_role("heading", level=1)).to_have_text(name)
         expect_state(page, "open")
@@ -194,11 +110,11 @@ def test_wrong_password_is_told(page: Page, site: str) -> None:
 
 
 def test_page_reconnects_by_itself_after_a_restart(page: Page, database: str) -> None:
-    with Uvicorn(EXAMPLE, APPLICATION, DEMO_DATABASE=database) as server:
-        page.goto(f"http://127.0.0.1:{server.port}/echo/")
+    with serve(database) as server:
+        page.goto(f"{address(server)}/echo/")
         expect_state(page, "open")
     expect(page.get_by_role("button", name="Send")).to_be_disabled()
-    with Uvicorn(EXAMPLE, APPLICATION, port=server.port, DEMO_DATABASE=database):
+    with serve(database, server.port):
         expect_state(page, "open")
         page.get_by_label("Message").fill("back again")
         page.get_by_role("button", name="Send").click()
@@ -206,7 +122,7 @@ def test_page_reconnects_by_itself_after_a_restart(page: Page, database: str) ->
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("path", ["/", "/weather/", "/echo/", "/login/"])
+@pytest.mark.parametrize("path", ["/", "/weather/", "/echo/", "/counter/", "/chat/", "/login/"])
 def test_page_fits_a_narrow_screen(page: Page, site: str, path: str, scheme: str) -> None:
     page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
     page.set_viewport_size({"width": 320, "height": 640})

@@ -1,0 +1,1 @@
+"""The chat demo: rooms, their last messages, and private ones."""
