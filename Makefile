@@ -29,6 +29,7 @@ test: ## Check and test everything, on two Pythons where the machine has them
 
 bench: ## Measure speed and memory beside other frameworks
 	scripts/make-venv .venv dev,server
+	scripts/install-system-packages
 	$(BIN)/python -m benchmarks
 
 faults: ## Run the freezes, fuzzing and soaks that `make test` leaves out

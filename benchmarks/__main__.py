@@ -1,4 +1,4 @@
-"""`python -m benchmarks [echo|connect|memory|pings ...] [--quick]`."""
+"""`python -m benchmarks [echo|connect|memory|pings|fanout ...] [--quick]`."""
 
 import argparse
 import os
@@ -11,12 +11,13 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks import connect, echo, memory, pings
+from benchmarks import connect, echo, fanout, memory, pings
 from benchmarks.findings import Finding
+from benchmarks.redis_server import redis_server
 from benchmarks.rounds import QUICK, Plan
 from benchmarks.server import APPLICATIONS, pin_generator, serve
 
-_SCENARIOS = ("echo", "connect", "memory", "pings")
+_SCENARIOS = ("echo", "connect", "memory", "pings", "fanout")
 
 
 def _parse() -> argparse.Namespace:
@@ -54,6 +55,9 @@ def _run(scenarios: list[str], plan: Plan) -> list[Finding]:
         findings += memory.measure(list(APPLICATIONS), plan)
     if "pings" in scenarios:
         findings += pings.measure(["bare", "django_ws"], plan)
+    if "fanout" in scenarios:
+        with redis_server() as redis:
+            findings += fanout.measure(redis, plan)
     return findings
 
 

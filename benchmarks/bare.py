@@ -4,6 +4,8 @@ import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from benchmarks import bare_rooms
+
 Event = MutableMapping[str, Any]
 
 
@@ -12,11 +14,15 @@ async def application(
 ) -> None:
     if scope["type"] != "websocket":
         raise ValueError(f"only sockets are served here, not {scope['type']}")
+    _, place, *parts = scope["path"].split("/")
+    topics = parts[0].split(",") if place == "topics" else []
     await receive()
+    await bare_rooms.join(topics, send)
     await send({"type": "websocket.accept"})
-    if scope["path"] == "/json/":
-        while (event := await receive())["type"] != "websocket.disconnect":
-            await send({"type": "websocket.send", "text": json.dumps(json.loads(event["text"]))})
-    else:
+    if place == "text":
         while (event := await receive())["type"] != "websocket.disconnect":
             await send({"type": "websocket.send", "text": event["text"]})
+    else:
+        while (event := await receive())["type"] != "websocket.disconnect":
+            await send({"type": "websocket.send", "text": json.dumps(json.loads(event["text"]))})
+    bare_rooms.leave(topics, send)

@@ -24,7 +24,21 @@ class JSONConsumer(AsyncJsonWebsocketConsumer):
         await self.send_json(content)
 
 
-_routes = [path("text/", TextConsumer.as_asgi()), path("json/", JSONConsumer.as_asgi())]
+class TopicsConsumer(JSONConsumer):
+    async def connect(self) -> None:
+        for topic in self.scope["url_route"]["kwargs"]["topics"].split(","):
+            await self.channel_layer.group_add(topic, self.channel_name)
+        await self.accept()
+
+    async def fan_out(self, event: dict[str, str]) -> None:
+        await self.send(text_data=event["text"])
+
+
+_routes = [
+    path("text/", TextConsumer.as_asgi()),
+    path("json/", JSONConsumer.as_asgi()),
+    path("topics/<str:topics>/", TopicsConsumer.as_asgi()),
+]
 application = ProtocolTypeRouter(
     {"websocket": AllowedHostsOriginValidator(AuthMiddlewareStack(URLRouter(_routes)))}
 )

@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from benchmarks import frames
 from benchmarks.server import Server
@@ -10,9 +10,13 @@ from benchmarks.server import Server
 _AT_ONCE = 50
 
 
-def connect(server: Server) -> socket.socket:
+def connect(server: Server, receive_buffer: int = 0) -> socket.socket:
     """A connection without a handshake. The kernel takes it at once, the server need not."""
-    client = socket.create_connection(("127.0.0.1", server.port), 20)
+    client = socket.socket()
+    client.settimeout(20)
+    if receive_buffer:  # before connecting, or the window is open already
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    client.connect(("127.0.0.1", server.port))
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return client
 
@@ -26,17 +30,24 @@ def _accepted(client: socket.socket) -> None:
             raise RuntimeError(f"the handshake was answered {answer + client.recv(4096)!r}")
 
 
-@contextmanager
-def opened(server: Server, path: str, count: int) -> Iterator[list[socket.socket]]:
+def opened(server: Server, path: str, count: int) -> AbstractContextManager[list[socket.socket]]:
     """``count`` accepted sockets, opened some at a time."""
-    request = frames.handshake(server.port, path)
+    return opened_at(server, [path] * count)
+
+
+@contextmanager
+def opened_at(
+    server: Server, paths: Sequence[str], receive_buffer: int = 0
+) -> Iterator[list[socket.socket]]:
+    """An accepted socket for each of the paths, opened some at a time."""
     clients: list[socket.socket] = []
     try:
-        for start in range(0, count, _AT_ONCE):
-            batch = [connect(server) for _ in range(min(_AT_ONCE, count - start))]
+        for start in range(0, len(paths), _AT_ONCE):
+            some = paths[start : start + _AT_ONCE]
+            batch = [connect(server, receive_buffer) for _ in some]
             clients += batch
-            for client in batch:
-                client.sendall(request)
+            for client, path in zip(batch, some, strict=True):
+                client.sendall(frames.handshake(server.port, path))
             for client in batch:
                 _accepted(client)
         yield clients

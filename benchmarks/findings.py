@@ -76,18 +76,22 @@ def paired(
 
 
 def print_loads(title: str, loads: dict[str, list[Load]]) -> None:
-    """Each side's medians, and how far the generator was from being the limit."""
-    print(f"\n{title} (medians of {len(next(iter(loads.values())))} rounds)")
+    """Each side's medians, and how far the generator was from being the limit.
+
+    The costs are compared with those of the side that comes first.
+    """
+    first = next(iter(loads))
+    print(f"\n{title} (medians of {len(loads[first])} rounds)")
     for name, rounds in loads.items():
         rates = [load.rate for load in rounds]
         spread = (max(rates) - min(rates)) / median(rates)
         cost = median(load.cost for load in rounds) * 1e6
         used = median(load.share for load in rounds)
         busy = median(load.busy for load in rounds)
-        costs = [b.cost / own.cost for b, own in zip(loads["bare"], rounds, strict=True)]
+        costs = [base.cost / own.cost for base, own in zip(loads[first], rounds, strict=True)]
         print(
-            f"  {name:<10} {median(rates):>9,.0f} /s  spread {spread:>4.0%}  "
+            f"  {name:<14} {median(rates):>9,.0f} /s  spread {spread:>4.0%}  "
             f"server {cost:>7.1f} us each, {used:>4.0%} of its core "
-            f"(bare's cost is {median(costs):.2f} of that)  "
+            f"({first}'s cost is {median(costs):.2f} of that)  "
             f"generator {busy:>4.0%} busy"
         )

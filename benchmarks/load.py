@@ -8,12 +8,15 @@ from time import perf_counter
 
 @dataclass(frozen=True)
 class Load:
-    """``busy`` is the generator's share of time outside polls that found nothing."""
+    """``busy`` is the generator's share of time outside polls that found nothing; ``waited``
+    are seconds in which the server had nothing to do.
+    """
 
     answers: int
     seconds: float
     busy: float
     server_seconds: float = 0.0
+    waited: float = 0.0
 
     def __add__(self, other: "Load") -> "Load":
         seconds = self.seconds + other.seconds
@@ -23,6 +26,7 @@ class Load:
             seconds,
             busy,
             self.server_seconds + other.server_seconds,
+            self.waited + other.waited,
         )
 
     @property
@@ -36,8 +40,9 @@ class Load:
 
     @property
     def share(self) -> float:
-        """How much of the time the server was on its core."""
-        return self.server_seconds / self.seconds
+        """How much of the time that it could use the server was on its core."""
+        # Before the first answer of a broadcast both may have been at work.
+        return min(1.0, self.server_seconds / (self.seconds - self.waited))
 
 
 def poll(epoll: select.epoll, answered: Callable[[int], int], seconds: float) -> Load:

@@ -23,9 +23,11 @@ class Plan:
     memory_connections: int = 5_000
     ping_connections: int = 10_000
     ping_seconds: float = 5.0
+    subscribers: int = 1_000  # of one topic
+    topics: int = 1_000  # with ten subscribers each
 
 
-QUICK = Plan(3, 0.3, 2, 1, 500, 1_000, 1.0)
+QUICK = Plan(3, 0.3, 2, 1, 500, 1_000, 1.0, 1_000, 100)
 
 
 def _round(servers: Sequence[Server], prepare: Prepare, plan: Plan) -> dict[str, Load]:
@@ -49,12 +51,25 @@ def compare(
     plan: Plan,
     targets: dict[str, float],
 ) -> list[Finding]:
-    """django_ws against each other server; ``targets`` are its least ratios to them.
+    """django_ws against each other server; ``targets`` are its least ratios to them."""
+    peers = [server.name for server in servers if server.name != "django_ws"]
+    pairs = {("django_ws", peer): targets.get(peer) for peer in peers}
+    return compare_pairs(title, servers, prepare, plan, {**pairs, ("channels", "bare"): None})
+
+
+def compare_pairs(
+    title: str,
+    servers: Sequence[Server],
+    prepare: Prepare,
+    plan: Plan,
+    pairs: dict[tuple[str, str], float | None],
+) -> list[Finding]:
+    """The ratios of the pairs, named as the servers, and what they should be at least.
 
     Where the rounds are too uneven for a verdict, all of them are run again, whatever they said.
     """
     for _ in range(plan.attempts):
-        findings = _attempt(title, servers, prepare, plan, targets)
+        findings = _attempt(title, servers, prepare, plan, pairs)
         if not any(finding.doubt for finding in findings if finding.target is not None):
             break
     return findings
@@ -65,14 +80,12 @@ def _attempt(
     servers: Sequence[Server],
     prepare: Prepare,
     plan: Plan,
-    targets: dict[str, float],
+    pairs: dict[tuple[str, str], float | None],
 ) -> list[Finding]:
     rounds = [_round(servers, prepare, plan) for _ in range(plan.rounds)]
     loads = {server.name: [found[server.name] for found in rounds] for server in servers}
     print_loads(title, loads)
-    peers = [name for name in loads if name != "django_ws"]
-    findings = [paired(title, loads, ("django_ws", peer), targets.get(peer)) for peer in peers]
-    findings.append(paired(title, loads, ("channels", "bare"), None))
+    findings = [paired(title, loads, pair, target) for pair, target in pairs.items()]
     for finding in findings:
         print(finding.details(), flush=True)
     return findings

@@ -29,6 +29,16 @@ _OPTIONS = (
 _CORES = sorted(os.sched_getaffinity(0))
 
 
+@contextmanager
+def on_server_core() -> Iterator[None]:
+    """Has this process do the server's part, on its core."""
+    os.sched_setaffinity(0, {_CORES[-1]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, {_CORES[0]})
+
+
 def pin_generator() -> None:
     """Keeps this process on the first core. Raises ``SystemExit`` where there is no second one."""
     if len(_CORES) < 2:
@@ -53,7 +63,7 @@ class Server:
         return int(rollup.partition("Rss:")[2].split()[0]) * 1024
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -74,7 +84,7 @@ def _wait(process: subprocess.Popen[bytes], port: int) -> None:
 @contextmanager
 def serve(name: str, *options: str) -> Iterator[Server]:
     """Runs the application called ``name``; ends the process, however the block ends."""
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "uvicorn", APPLICATIONS[name], f"--port={port}"]
     process = subprocess.Popen([*command, *_OPTIONS, *options])
     try:

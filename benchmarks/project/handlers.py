@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from django_ws import WebSocketHandler
+from django_ws import WebSocketHandler, broadcast
 from django_ws.codecs import TextCodec
 
 
@@ -18,3 +18,24 @@ class TextEchoHandler(EchoHandler):
 class PingHandler(EchoHandler):
     async def on_open(self) -> None:
         await self.start_ping()
+
+
+class TopicsHandler(EchoHandler):
+    send_overflow = "drop_oldest"  # who does not read stays, and goes on to cost what it costs
+
+    def get_topics(self) -> list[str]:
+        topics = str(self.kwargs["topics"])
+        return topics.split(",") if topics != "none" else []
+
+
+class SpeakHandler(WebSocketHandler):
+    """Broadcasts from the event loop and, in a thread, from sync code; answers after that."""
+
+    topics = ("spoken",)
+
+    def on_broadcast(self, topic: str, message: Any) -> None: ...
+
+    def on_message(self, message: Any) -> None:
+        self.broadcast("spoken", message)
+        broadcast("spoken", message)
+        self.send(message)

@@ -22,6 +22,14 @@ DATABASES = {
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 ROOT_URLCONF = "benchmarks.project.urls"
+if "BENCHMARK_REDIS" in os.environ:
+    WS_BROADCAST = os.environ["BENCHMARK_REDIS"]
+    CHANNEL_LAYERS = {
+        "default": {
+            "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+            "CONFIG": {"hosts": [os.environ["BENCHMARK_REDIS"]]},
+        }
+    }
 
 # Without DEBUG Django mails errors and prints none; here they should be seen.
 LOGGING = {

@@ -2,10 +2,18 @@
 
 from django.urls import path
 
-from benchmarks.project.handlers import EchoHandler, PingHandler, TextEchoHandler
+from benchmarks.project.handlers import (
+    EchoHandler,
+    PingHandler,
+    SpeakHandler,
+    TextEchoHandler,
+    TopicsHandler,
+)
 
 urlpatterns = [
     path("text/", TextEchoHandler),
     path("json/", EchoHandler),
     path("ping/", PingHandler),
+    path("topics/<str:topics>/", TopicsHandler),
+    path("speak/", SpeakHandler),
 ]
