@@ -1,5 +1,7 @@
 """The settings of the site that the end-to-end tests serve: short time-outs, logs to the test."""
 
+import os
+
 from tests.settings import *  # noqa: F403 - the tests' own settings, and what differs from them
 
 ROOT_URLCONF = "tests.e2e.site.urls"
@@ -11,6 +13,9 @@ WS_MIDDLEWARE = [
 ]
 WS_CONNECT_TIMEOUT = 2.0
 WS_CLOSE_TIMEOUT = 2.0
+
+if "E2E_REDIS" in os.environ:
+    WS_BROADCAST = os.environ["E2E_REDIS"]
 
 LOGGING = {
     "version": 1,

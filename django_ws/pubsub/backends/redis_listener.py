@@ -1,0 +1,311 @@
+"""The one connection of an event loop that listens to Redis, and always comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from itertools import islice
+from typing import Any
+
+from redis import exceptions
+
+from django_ws.exceptions import BroadcastError
+from django_ws.pubsub.backends.base import Gap, Received
+from django_ws.pubsub.backends.redis_location import abort, cause
+
+try:
+    import hiredis
+except ImportError:  # pragma: no cover - redis-py's own parser then, several times slower
+    hiredis = None  # type: ignore[assignment]
+
+logger = logging.getLogger("django.ws")
+
+
+class Listener:
+    """Keeps the topics that were asked for subscribed. For one event loop's thread only.
+
+    ``connect`` opens a connection of redis-py, and ``is_right_server`` tells later whether that
+    would still lead to the same server. Nothing is retried by redis-py: each loss is seen here,
+    and told as a ``Gap``. All times in seconds.
+    """
+
+    CONNECT_SECONDS = 5.0  # the longest that one attempt to connect may take
+    PING_SECONDS = 15.0  # how often the connection is tried
+    PONG_SECONDS = 10.0  # nothing received for so long after a PING: it is dead
+    FIRST_WAIT = 0.1  # before the first attempt to connect again; doubled each time, jittered
+    LONGEST_WAIT = 30.0
+    STEADY_SECONDS = 5.0  # a connection that held so long: the waits begin anew
+    FIRST_REMINDER = 10.0  # in the log, while the server is away; doubled each time
+    LONGEST_REMINDER = 600.0
+    NAMES = 500  # at most, in one command
+    MAX_WAITING_BYTES = 8 * 1024 * 1024  # not taken from the stream: no more is read then
+
+    def __init__(
+        self,
+        server: str,
+        prefix: str,
+        connect: Callable[[], Awaitable[Any]],
+        is_right_server: Callable[[Any], Awaitable[bool]],
+    ) -> None:
+        self.server = server
+        self._prefix = prefix.encode()
+        self._connect = connect
+        self._is_right_server = is_right_server
+        self.losses = 0  # how often the connection was lost, or could not be made
+        self._names: dict[bytes, str] = {}  # what is asked for: channel to topic
+        self._confirmed: set[bytes] = set()  # by the server, on this connection
+        self._waiters: dict[bytes, asyncio.Future[None]] = {}  # for what is not yet
+        self._lost: set[bytes] = set()  # confirmed on a connection that is gone
+        # What was sent on this connection:
+        self._changed: dict[bytes, None] = {}  # channels to send a command for, perhaps
+        self._subscribed: set[bytes] = set()  # the last command was SUBSCRIBE
+        self._unanswered: dict[bytes, int] = {}  # SUBSCRIBEs without an answer
+        # What came in:
+        self._waiting: deque[Received] = deque()
+        self._size = 0  # bytes read since the stream was empty
+        # Since when there is no connection, and when the log tells so again:
+        self._away_since: float | None = None
+        self._next_reminder = 0.0
+        self._reminder = 0.0
+        self._is_closed = False
+
+    def start(self) -> None:
+        self._wake_writer = asyncio.Event()
+        self._wake_stream = asyncio.Event()
+        self._has_room = asyncio.Event()
+        self._has_room.set()
+        self._heard = asyncio.Event()
+        self._task = asyncio.create_task(self._run(), name="django_ws: redis listener")
+
+    async def close(self) -> None:
+        self._is_closed = True
+        while not self._task.done():  # redis-py may have swallowed a cancellation
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=0.1)
+        for waiter in self._waiters.values():
+            waiter.cancel()
+        self._wake_stream.set()
+
+    async def subscribe(self, topics: Collection[str]) -> None:
+        waiters = []
+        for topic in topics:
+            channel = self._prefix + topic.encode()
+            if channel not in self._names:
+                self._names[channel] = topic
+                if channel in self._subscribed and channel not in self._unanswered:
+                    self._confirmed.add(channel)  # it was given back, but that was not sent yet
+                self._changed[channel] = None
+            if channel not in self._confirmed:
+                waiter = self._waiters.get(channel)
+                if waiter is None:
+                    waiter = self._waiters[channel] = asyncio.get_running_loop().create_future()
+                waiters.append(waiter)
+        if waiters:
+            self._wake_writer.set()
+            # Not gather: when one who waits is cancelled, the others still wait.
+            await asyncio.wait(waiters)
+            if any(waiter.cancelled() for waiter in waiters):
+                raise BroadcastError("subscribe", self.server, "it was taken back meanwhile")
+
+    def unsubscribe(self, topics: Collection[str]) -> None:
+        for topic in topics:
+            channel = self._prefix + topic.encode()
+            if self._names.pop(channel, None) is not None:
+                self._confirmed.discard(channel)
+                self._lost.discard(channel)
+                self._changed[channel] = None
+                if (waiter := self._waiters.pop(channel, None)) is not None:
+                    waiter.cancel()
+        self._wake_writer.set()
+
+    async def stream(self) -> AsyncIterator[Received]:
+        while True:
+            while self._waiting:
+                yield self._waiting.popleft()
+            self._size = 0
+            self._has_room.set()
+            if self._is_closed:
+                return
+            self._wake_stream.clear()
+            await self._wake_stream.wait()
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            connected_at = None
+            try:
+                async with asyncio.timeout(self.CONNECT_SECONDS):
+                    connection = await self._connect()
+                connected_at = time.monotonic()
+                try:
+                    await self._listen(connection)
+                finally:
+                    await abort(connection)
+            except Exception as error:
+                self._lose(error)
+            held = time.monotonic() - connected_at if connected_at is not None else 0.0
+            failures = 1 if held >= self.STEADY_SECONDS else failures + 1
+            wait = min(self.FIRST_WAIT * 2 ** min(failures - 1, 30), self.LONGEST_WAIT)
+            await asyncio.sleep(wait * random.uniform(0.5, 1.0))
+
+    async def _listen(self, connection: Any) -> None:
+        """Until the connection is lost: raises the cause."""
+        connection.socket_timeout = None  # waiting for messages has no end
+        self._changed = dict.fromkeys(self._names)
+        self._wake_writer.set()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._read(connection))
+                group.create_task(self._write(connection))
+                group.create_task(self._watch(connection))
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+
+    async def _read(self, connection: Any) -> None:
+        waiting, names = self._waiting, self._names
+        async for replies, size in replies_of(connection):
+            self._heard.set()
+            for reply in replies:  # hot: each message of this process comes through here
+                if type(reply) is list and reply[0] == b"message":
+                    topic = names.get(reply[1])
+                    if topic is not None:
+                        waiting.append((topic, reply[2]))
+                else:
+                    self._answered(reply)
+            if waiting:
+                self._wake_stream.set()
+                self._size += size
+                if self._size > self.MAX_WAITING_BYTES:
+                    self._has_room.clear()
+                    await self._has_room.wait()
+
+    def _answered(self, reply: Any) -> None:
+        """An answer to a command, not a message."""
+        if isinstance(reply, Exception):
+            raise reply
+        if not isinstance(reply, list) or reply[0] == b"pong":  # without a topic it is +PONG
+            self._back()
+        elif reply[0] == b"subscribe":
+            channel = reply[1]
+            left = self._unanswered.pop(channel) - 1
+            if left:
+                self._unanswered[channel] = left
+            elif channel in self._names and channel in self._subscribed:
+                self._confirmed.add(channel)
+                if (waiter := self._waiters.pop(channel, None)) is not None:
+                    waiter.set_result(None)
+
+    async def _write(self, connection: Any) -> None:
+        """All commands but later PINGs. The first PING's answer follows those to the first
+        SUBSCRIBEs: everything is confirmed again then."""
+        await self._send_changes(connection)
+        await _send(connection, "PING")
+        while True:
+            await self._wake_writer.wait()
+            self._wake_writer.clear()
+            await self._send_changes(connection)
+
+    async def _send_changes(self, connection: Any) -> None:
+        while self._changed:
+            come, gone = [], []
+            for channel in list(islice(self._changed, self.NAMES)):
+                del self._changed[channel]
+                if channel in self._names:
+                    if channel not in self._subscribed:
+                        self._subscribed.add(channel)
+                        self._unanswered[channel] = self._unanswered.get(channel, 0) + 1
+                        come.append(channel)
+                elif channel in self._subscribed:
+                    self._subscribed.discard(channel)
+                    gone.append(channel)
+            if gone:
+                await _send(connection, "UNSUBSCRIBE", *gone)
+            if come:
+                await _send(connection, "SUBSCRIBE", *come)
+
+    async def _watch(self, connection: Any) -> None:
+        """A PING now and then. Raises when nothing at all comes back."""
+        while True:
+            await asyncio.sleep(self.PING_SECONDS)
+            if not await self._is_right_server(connection):
+                raise exceptions.ConnectionError("the sentinels name another master")
+            self._heard.clear()
+            # In two halves: time in which this process itself stood still counts once.
+            for half in range(2):
+                try:
+                    async with asyncio.timeout(self.PONG_SECONDS / 2):
+                        if not half:
+                            await _send(connection, "PING")
+                        await self._heard.wait()
+                    break
+                except TimeoutError:
+                    pass
+            if not self._heard.is_set() and self._has_room.is_set():
+                raise exceptions.ConnectionError(f"no answer to a PING in {self.PONG_SECONDS:g} s")
+
+    def _lose(self, error: Exception) -> None:
+        self.losses += 1
+        self._lost |= self._confirmed
+        self._confirmed.clear()
+        self._subscribed.clear()
+        self._unanswered.clear()
+        now = time.monotonic()
+        if self._away_since is None:
+            self._away_since = now
+            self._reminder = self.FIRST_REMINDER
+            logger.warning(
+                "Broadcasts do not arrive: no connection to %s (%s). It is tried again and again.",
+                self.server,
+                cause(error),
+            )
+        elif now >= self._next_reminder:
+            self._reminder = min(self._reminder * 2, self.LONGEST_REMINDER)
+            logger.warning(
+                "Broadcasts do not arrive for %.0f s: still no connection to %s (%s).",
+                now - self._away_since,
+                self.server,
+                cause(error),
+            )
+        else:
+            return
+        self._next_reminder = now + self._reminder
+
+    def _back(self) -> None:
+        if self._away_since is not None:
+            away = time.monotonic() - self._away_since
+            self._away_since = None
+            logger.warning("Broadcasts arrive again from %s, after %.1f s.", self.server, away)
+        if self._lost:
+            topics = frozenset(self._names[channel] for channel in self._lost)
+            self._lost.clear()
+            self._waiting.append(Gap(topics))
+
+
+async def _send(connection: Any, *command: str | bytes) -> None:
+    if not connection.is_connected:  # redis-py would connect again, in silence
+        raise exceptions.ConnectionError("the connection is closed")
+    await connection.send_command(*command, check_health=False)
+
+
+async def replies_of(connection: Any) -> AsyncIterator[tuple[list[Any], int]]:
+    """What comes in, and its size, as much at a time as is there."""
+    if hiredis is None:
+        while True:
+            reply = await connection.read_response(disable_decoding=True)
+            yield [reply], len(reply[2]) if reply[0] == b"message" else 0
+    # Straight from the connection's StreamReader: read_response() takes ten times as long for
+    # a message. Nothing is left in redis-py's own parser: it has read all answers to its
+    # commands, and none was sent that makes the server speak by itself.
+    stream: asyncio.StreamReader = connection._reader
+    parser = hiredis.Reader(replyError=exceptions.ResponseError)
+    while data := await stream.read(65536):
+        parser.feed(data)
+        replies = []
+        while (reply := parser.gets()) is not False:
+            replies.append(reply)
+        yield replies, len(data)
+    raise exceptions.ConnectionError("the server closed the connection")
