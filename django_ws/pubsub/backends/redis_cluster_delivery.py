@@ -1,0 +1,137 @@
+"""Handing broadcasts to the nodes of a Redis Cluster: who gets what, and what a refusal means.
+
+A message is sent again only where it was certainly not taken: its node could not be reached at
+all, or has refused it. So no broadcast arrives twice.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    MovedError,
+    ReadOnlyError,
+    TryAgainError,
+)
+
+from django_ws.exceptions import BroadcastError
+from django_ws.pubsub.backends.base import PUBLISH_SECONDS
+from django_ws.pubsub.backends.redis_cluster_slots import Node, Slots
+from django_ws.pubsub.backends.redis_location import cause
+
+Message = tuple[bytes, bytes]  # channel and data
+
+FIRST_WAIT = 0.05  # seconds
+LONGEST_WAIT = 1.0
+MAX_REDIRECTIONS = 3  # in a row, without a pause
+
+NO_NODE = "no node serves the topic's slot"
+TOO_LATE = f"not taken within {PUBLISH_SECONDS:g} s"
+
+# The cluster is about to change, or to come back: it may take the same a little later.
+PASSING = (AskError, ClusterDownError, ReadOnlyError, TryAgainError)
+
+
+def name_of(node: Node) -> str:
+    """For errors and logs."""
+    return f"Redis Cluster, node {node[0]}:{node[1]}"
+
+
+def is_unknown_command(error: Exception) -> bool:
+    """The server is older than the command."""
+    return "unknown command" in str(error).lower()
+
+
+class Delivery:
+    """One call of publish: what is left of it, and what came in between."""
+
+    def __init__(self, slots: Slots, prefix: str, messages: Sequence[tuple[str, bytes]]) -> None:
+        self.left: list[Message] = [((prefix + topic).encode(), data) for topic, data in messages]
+        self.wait = 0.0  # seconds before the next round
+        self._slots = slots
+        self._rounds = 0
+        self._is_sharded = True
+        self._is_redirected = False
+        self._unreachable: set[Node] = set()
+        self._refusal: tuple[str, Exception] = ("Redis Cluster", TimeoutError(TOO_LATE))
+        self._failure: BroadcastError | None = None
+
+    @property
+    def needs_slots(self) -> bool:
+        """Not after a MOVED: that is newer than what another node may tell."""
+        return self._slots.is_stale and not self._is_redirected
+
+    def begin_round(self) -> dict[Node, list[Message]]:
+        """What is left, by node. What then neither fails nor is refused has been taken."""
+        batches: dict[Node, list[Message]] = {}
+        left, self.left = self.left, []
+        self.wait = 0.0
+        self._is_redirected = False
+        self._is_sharded = self._slots.is_sharded
+        for message in left:
+            if node := self._slots.owner(message[0]):
+                batches.setdefault(node, []).append(message)
+            else:
+                self._try_later(message, "Redis Cluster", ClusterDownError(NO_NODE))
+        return batches
+
+    def end_round(self) -> None:
+        """Raises ``BroadcastError`` if there is no sense in another one."""
+        self._rounds += 1
+        if self._failure:
+            raise self._failure
+
+    def commands(self, batch: list[Message]) -> list[tuple[str, bytes, bytes]]:
+        command = "SPUBLISH" if self._is_sharded else "PUBLISH"
+        return [(command, channel, data) for channel, data in batch]
+
+    def refused(self, node: Node, message: Message, error: Exception) -> None:
+        """The node has answered with an error."""
+        if isinstance(error, MovedError) and self._rounds < MAX_REDIRECTIONS:
+            self._slots.moved(node, error)
+            self._is_redirected = True
+            self.left.append(message)
+        elif isinstance(error, PASSING):
+            self._try_later(message, name_of(node), error)
+        elif is_unknown_command(error) and self._is_sharded:
+            self._slots.is_sharded = False
+            self.left.append(message)
+        else:
+            self.failed(node, error)
+
+    def unreachable(self, node: Node, batch: list[Message], error: Exception) -> None:
+        """No connection: nothing was sent. It is tried twice, with fresh slots in between."""
+        self._slots.lost(node)
+        if node in self._unreachable:
+            self.failed(node, error)
+        self._unreachable.add(node)
+        self.left += batch
+
+    def failed(self, node: Node, error: Exception) -> None:
+        """Nobody knows how much of it was taken."""
+        self._slots.is_stale = True
+        if not self._failure:
+            self._failure = _error(name_of(node), error)
+
+    def _try_later(self, message: Message, server: str, error: Exception) -> None:
+        self._slots.is_stale = True
+        self._refusal = server, error
+        self.left.append(message)
+        self.wait = min(FIRST_WAIT * 2**self._rounds, LONGEST_WAIT) * random.uniform(0.5, 1.0)
+
+    def no_slots(self, node: Node, error: Exception) -> None:
+        """The node did not tell which slots are whose."""
+        self._refusal = name_of(node), error
+
+    def given_up(self) -> BroadcastError:
+        """What to raise when there is no time, or nobody, left."""
+        return self._failure or _error(*self._refusal)
+
+
+def _error(server: str, reason: Exception) -> BroadcastError:
+    error = BroadcastError("broadcast", server, cause(reason))
+    error.__cause__ = reason
+    return error

@@ -1,0 +1,141 @@
+"""The nodes of a Redis Cluster: what LOCATION and OPTIONS mean, and connections to each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import redis
+import redis.asyncio
+from redis.connection import SSLConnection, parse_url
+from redis.exceptions import RedisError
+
+from django_ws.pubsub.backends.redis_cluster_slots import Node, Slots
+from django_ws.pubsub.backends.redis_location import (
+    FORCED,
+    NOT_FOR_CONNECTIONS,
+    abort,
+    connect,
+)
+
+DEFAULT_PORT = 6379
+MAX_CONNECTIONS = 2  # to each node, for all threads that publish
+
+# One step (connecting, sending, asking for the slots) is given up after this many seconds, so
+# that a frozen node leaves time to ask another one.
+STEP_SECONDS = 1.5
+
+
+class Nodes:
+    """How to reach each node. Raises ``ValueError`` for what cannot be understood.
+
+    Made once for a listener or a publisher, with the map of slots that it has heard.
+    """
+
+    def __init__(self, location: Any, options: Mapping[str, Any]) -> None:
+        configured, own = read_location(location)
+        kwargs = {**options, **own}
+        self.max_connections: int = kwargs.get("max_connections", MAX_CONNECTIONS)
+        self.slots = Slots(configured, kwargs.pop("address_remap", None))
+        self.server = f"Redis Cluster ({', '.join(f'{h}:{p}' for h, p in configured)})"
+        self._uses_tls = kwargs.pop("ssl", False)
+        self._kwargs = {
+            "socket_timeout": STEP_SECONDS,
+            "socket_connect_timeout": STEP_SECONDS,
+            **{name: kwargs[name] for name in kwargs if name not in NOT_FOR_CONNECTIONS},
+            **FORCED,
+        }
+        try:
+            self.pool(configured[0]).make_connection()  # opens nothing
+        except (TypeError, ValueError, RedisError) as error:
+            raise ValueError(
+                f"OPTIONS for {self.server}: {error}. They may have the keyword arguments of "
+                "redis-py's Connection, ssl and address_remap."
+            ) from error
+
+    def pool(self, node: Node) -> Any:
+        """Makes connections for an event loop, which has its own limits of time."""
+        kwargs = {**self._kwargs, "host": node[0], "port": node[1], "socket_timeout": None}
+        if self._uses_tls:
+            kwargs["connection_class"] = redis.asyncio.SSLConnection
+        return redis.asyncio.ConnectionPool(**kwargs)
+
+    def sync_pool(self, node: Node) -> Any:
+        """Lends connections to threads."""
+        kwargs = {**self._kwargs, "host": node[0], "port": node[1]}
+        if self._uses_tls:
+            kwargs["connection_class"] = SSLConnection
+        return redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
+            max_connections=self.max_connections, timeout=STEP_SECONDS, **kwargs
+        )
+
+    async def ask_slots(self, on_error: Callable[[Node, Exception], None]) -> bool:
+        """Ask one node after the other until one answers. False if none does."""
+        for node in self.slots.candidates():
+            try:
+                await self._ask_slots(node)
+            except Exception as error:
+                on_error(node, error)
+            else:
+                return True
+        return False
+
+    async def _ask_slots(self, node: Node) -> None:
+        async with asyncio.timeout(STEP_SECONDS):
+            connection = await connect(self.pool(node))
+            try:
+                await connection.send_command("CLUSTER", "SLOTS")
+                slots = await connection.read_response()
+                await connection.send_command("COMMAND", "INFO", "SSUBSCRIBE")
+                self.slots.learn(node, slots, await connection.read_response())
+            finally:
+                await abort(connection)
+
+
+def read_location(location: Any) -> tuple[list[Node], dict[str, Any]]:
+    """The nodes to ask first, and what their URLs say beside that, for redis-py.
+
+    ``location`` is a list of ``"redis://[user:password@]host[:port]"`` (``rediss://`` for TLS)
+    or ``(host, port)``. Raises ``ValueError``, which does not show passwords.
+    """
+    if isinstance(location, str | bytes | Mapping) or not location:
+        raise ValueError("LOCATION of a Redis Cluster: give a list of its nodes.")
+    nodes: list[Node] = []
+    settings: list[dict[str, Any]] = []
+    for index, item in enumerate(location):
+        where = f"LOCATION[{index}]"
+        if isinstance(item, str):
+            setting = _read_url(where, item)
+            nodes.append((setting.pop("host"), setting.pop("port")))
+        else:
+            nodes.append(_read_pair(where, item))
+            setting = {}
+        settings.append(setting)
+    if any(setting != settings[0] for setting in settings):
+        raise ValueError(
+            "LOCATION of a Redis Cluster: the nodes share user, password, TLS and all but host "
+            "and port. Give the same in each URL, or give them in OPTIONS."
+        )
+    return nodes, settings[0]
+
+
+def _read_url(where: str, url: str) -> dict[str, Any]:
+    try:
+        setting: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
+    except ValueError:  # whose text may show a password
+        raise ValueError(f"{where}: not the URL of a node: give redis://host:port") from None
+    if "path" in setting or not setting.get("host"):
+        raise ValueError(f"{where}: a node is reached by TCP: give redis://host:port")
+    if setting.pop("db", 0):
+        raise ValueError(f"{where}: a Redis Cluster has database 0 alone: leave the number out")
+    if setting.pop("connection_class", None) is SSLConnection:
+        setting["ssl"] = True
+    return {"port": DEFAULT_PORT, **setting}
+
+
+def _read_pair(where: str, item: Any) -> Node:
+    match item:
+        case (str(host), int(port)) if host and 0 < port < 65536:
+            return host, port
+    raise ValueError(f'{where}: give "redis://host:port" or (host, port)')
