@@ -1,0 +1,452 @@
+"""Reaches the processes of one machine, or of a few, without a broker to install.
+
+``LOCATION`` is the address of the forwarding proxy (``zeromq_proxy``), which all share:
+``ipc:///run/mysite/ws`` on one machine, ``tcp://10.0.0.5:5555`` (and the next port) between
+machines. ``OPTIONS``: ``high_water_mark``, the messages that may wait in each connection (1000).
+
+ZeroMQ alone confirms nothing. So the proxy acknowledges each request of a publisher, and a
+subscription counts once a probe, published to it, has come back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import struct
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from itertools import count
+from typing import Any
+
+from django_ws.exceptions import BroadcastError
+from django_ws.pubsub.backends import base
+from django_ws.pubsub.backends.base import Backend, Gap, Received, SyncPublisher
+
+try:
+    import zmq
+    from zmq.utils.monitor import parse_monitor_message
+
+    from django_ws.pubsub.backends import zeromq_proxy as proxy
+except ImportError as error:
+    raise ImportError("ZeroMQBackend needs pyzmq: pip install 'django-ws[zmq]'") from error
+
+logger = logging.getLogger("django.ws")
+
+Socket = zmq.Socket[bytes]
+Context = zmq.Context[Socket]
+
+CHANNEL = struct.Struct("!HH")  # bytes of the prefix and of the topic
+INBOX = CHANNEL.pack(0xFFFF, 0)  # of one backend, for its heartbeats; no prefix is so long
+AT_ONCE = 100  # messages that the stream gives before it lets the event loop turn
+MAX_IDLE = 4  # connections that a sync publisher keeps
+
+
+def channel_of(prefix: str, topic: str) -> bytes:
+    """ZeroMQ compares beginnings: with the lengths in front, none is another's beginning."""
+    site, name = prefix.encode(), topic.encode()
+    return CHANNEL.pack(len(site), len(name)) + site + name
+
+
+def request(number: int, publications: Iterable[Sequence[bytes]]) -> list[bytes]:
+    header = proxy.REQUEST.pack(proxy.VERSION, number)
+    return [header, *(frame for publication in publications for frame in publication)]
+
+
+class _Inherited(zmq.Socket[bytes]):
+    """A forked child may inherit it, and must neither use it nor be warned of it at its end."""
+
+    def __del__(self) -> None:
+        self.close()  # does nothing there
+
+
+def dealer(context: Context, location: str, options: Mapping[str, Any]) -> Socket:
+    """A connection that publishes: to the proxy, and acknowledgements back."""
+    socket = context.socket(zmq.DEALER, socket_class=_Inherited)
+    set_up(socket, options)
+    socket.immediate = True  # nothing waits for a proxy that may come hours later
+    socket.connect(proxy.addresses(location)[0])
+    return socket
+
+
+def set_up(socket: Socket, options: Mapping[str, Any]) -> None:
+    proxy.set_up(socket, options.get("high_water_mark", proxy.HIGH_WATER_MARK))
+
+
+def fd_of(socket: Socket) -> int:
+    return int(socket.fd)
+
+
+def not_taken(location: Any, seconds: float) -> BroadcastError:
+    return BroadcastError(
+        "broadcast", str(location), f"no proxy took it in {seconds:g} s: is one running there?"
+    )
+
+
+class _Pool:
+    """The connections of one process."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.context: Context = zmq.Context()
+        self.idle: list[Socket] = []
+        self.numbers = count(1)
+        self.is_closed = False
+
+    def take(self) -> Socket | None:
+        with self.lock:
+            return self.idle.pop() if self.idle else None
+
+    def give_back(self, socket: Socket) -> None:
+        with self.lock:
+            if self.is_closed or len(self.idle) == MAX_IDLE:
+                socket.close()
+            else:
+                self.idle.append(socket)
+
+    def close(self) -> None:
+        with self.lock:
+            self.is_closed = True
+            for socket in self.idle:
+                socket.close()
+            self.idle.clear()
+        self.context.term()  # who publishes just now gets an error and closes the last ones
+
+
+class ZeroMQPublisher(SyncPublisher):
+    """Each ``publish`` has a connection for itself, and returns when the proxy has answered."""
+
+    publish_seconds = base.PUBLISH_SECONDS
+
+    def __init__(self, location: Any, prefix: str, options: Mapping[str, Any]) -> None:
+        super().__init__(location, prefix, options)
+        proxy.addresses(location)
+        self._pools: dict[int, _Pool] = {}  # by process: ZeroMQ does not survive a fork
+        self._at_exit = weakref.finalize(self, _close_own, self._pools)
+
+    def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        if not messages:
+            return
+        pool = self._pools.get(os.getpid()) or self._pools.setdefault(os.getpid(), _Pool())
+        try:
+            socket = pool.take() or dealer(pool.context, self.location, self.options)
+            try:
+                self._hand_over(socket, next(pool.numbers), messages)
+            except BaseException:
+                socket.close()  # a late answer would confuse the next one
+                raise
+            pool.give_back(socket)
+        except zmq.ZMQError as error:
+            raise BroadcastError("broadcast", str(self.location), str(error)) from error
+
+    def _hand_over(
+        self, socket: Socket, number: int, messages: Sequence[tuple[str, bytes]]
+    ) -> None:
+        end = time.monotonic() + self.publish_seconds
+        publications = ((channel_of(self.prefix, topic), b"", data) for topic, data in messages)
+        frames = request(number, publications)
+        for event in (zmq.POLLOUT, zmq.POLLIN):
+            if not socket.poll(max(0, round((end - time.monotonic()) * 1000)), event):
+                raise not_taken(self.location, self.publish_seconds)
+            if event == zmq.POLLOUT:
+                socket.send_multipart(frames, zmq.NOBLOCK)
+            else:
+                socket.recv()
+
+    def close(self) -> None:
+        _close_own(self._pools)
+
+
+def _close_own(pools: dict[int, _Pool]) -> None:
+    pool = pools.pop(os.getpid(), None)
+    if pool:
+        pool.close()
+
+
+class _Probe:
+    """Where it must still come back, and who waits for it."""
+
+    def __init__(self, channels: Iterable[bytes]) -> None:
+        self.missing = set(channels)
+        self.back: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.drops: int | None = None  # in the proxy, when the first one passed it
+
+    def is_done_with(self, channel: bytes) -> None:
+        self.missing.discard(channel)
+        if not self.missing and not self.back.done():
+            self.back.set_result(None)
+
+
+class ZeroMQBackend(Backend):
+    """Listens to the proxy; asks it whether it is there; and tells what may have been missed."""
+
+    sync_publisher = ZeroMQPublisher
+    publish_seconds = base.PUBLISH_SECONDS
+    heartbeat_seconds = 5.0
+    answer_seconds = 5.0  # a proxy that does not answer for so long counts as gone
+    probe_seconds = 0.05  # before the second probe; doubled up to a second
+
+    def __init__(self, location: Any, prefix: str, options: Mapping[str, Any]) -> None:
+        super().__init__(location, prefix, options)
+        self._addresses = proxy.addresses(location)
+        self._id = os.urandom(8)
+        self._inbox = INBOX + self._id
+        self._topics: dict[bytes, str] = {}  # what is asked for, by channel
+        self._confirmed: set[bytes] = set()
+        self._missed: set[bytes] = set()
+        self._numbers = count(1)
+        self._answers: dict[int, asyncio.Future[None]] = {}
+        self._probes: dict[bytes, _Probe] = {}
+        self._gaps: deque[Gap] = deque()
+        self._drops = 0  # of the proxy, when the last heartbeat passed it
+        self._is_away = self._is_closed = False
+
+    @property
+    def server(self) -> str:
+        return str(self.location)
+
+    # Life
+
+    async def connect(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._wake = asyncio.Event()
+        self._lost: asyncio.Future[None] = self._loop.create_future()
+        self._sending = asyncio.Lock()
+        self._context: Context = zmq.Context()
+        self._dealer = dealer(self._context, self.location, self.options)
+        self._sub = self._context.socket(zmq.SUB)
+        set_up(self._sub, self.options)
+        self._sub.sndhwm = 0  # these are the subscriptions: above the mark they would vanish
+        self._sub.subscribe(self._inbox)
+        self._monitor = self._sub.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._sub.connect(self._addresses[1])
+        self._loop.add_reader(fd_of(self._dealer), self._read_answers)
+        self._loop.add_reader(fd_of(self._monitor), self._read_events)
+        self._read_events()
+        self._watching = asyncio.create_task(self._watch(), name="django_ws.zeromq")
+
+    async def close(self) -> None:
+        self._is_closed = True
+        self._wake.set()
+        self._watching.cancel()
+        await asyncio.wait([self._watching])
+        for socket in (self._dealer, self._monitor, self._sub):
+            self._loop.remove_reader(fd_of(socket))
+        self._sub.disable_monitor()
+        for socket in (self._monitor, self._sub, self._dealer):
+            socket.close()
+        self._context.term()
+
+    async def _watch(self) -> None:
+        while True:
+            await self._come_back()
+            await self._beat()
+
+    async def _come_back(self) -> None:
+        """Until everything that is asked for is confirmed; then tell what was missed."""
+        began = time.monotonic()
+        patience = self.answer_seconds
+        while (drops := await self._confirm_all(patience)) is None:
+            self._is_away = True
+            logger.error(
+                "no proxy answers at %s for %.0f s: broadcasts of other processes do not "
+                "arrive. Is it running?",
+                self.server,
+                time.monotonic() - began,
+            )
+            patience = min(2 * patience, 3600.0)
+        self._drops = drops
+        if self._is_away:
+            logger.warning(
+                "the proxy at %s is back, after %.1f s", self.server, time.monotonic() - began
+            )
+        self._is_away = False
+        self._tell(self._missed)
+        self._missed.clear()
+
+    async def _confirm_all(self, patience: float) -> int | None:
+        """How often the proxy has dropped something; None where it does not answer, or is lost
+        again meanwhile.
+        """
+        self._lost = self._loop.create_future()
+        drops = await self._probe([self._inbox, *self._topics], patience)
+        return None if self._lost.done() else drops
+
+    async def _beat(self) -> None:
+        """Ask, and check the answer, until the proxy is lost."""
+        while not self._lost.done():
+            await asyncio.wait([self._lost], timeout=self.heartbeat_seconds)
+            drops = await self._probe([self._inbox], self.answer_seconds)
+            if drops is None:
+                self._lose("it does not answer")
+            elif drops != self._drops:
+                # Perhaps it was another's loss: the proxy cannot know. Whatever this one lost was
+                # published before the heartbeat passed the proxy; later losses count anew.
+                self._drops = drops
+                self._tell(self._confirmed)
+
+    def _lose(self, reason: str) -> None:
+        if not self._is_away:
+            self._is_away = True
+            logger.warning("the proxy at %s is lost: %s", self.server, reason)
+        self._missed |= self._confirmed
+        self._confirmed.clear()
+        if not self._lost.done():
+            self._lost.set_result(None)
+
+    def _tell(self, channels: Collection[bytes]) -> None:
+        topics = frozenset(self._topics[c] for c in channels if c in self._topics)
+        if topics:
+            self._gaps.append(Gap(topics))
+            self._wake.set()
+
+    def _read_events(self) -> None:
+        with suppress(zmq.Again):
+            while True:
+                parse_monitor_message(self._monitor.recv_multipart(zmq.NOBLOCK))
+                self._lose("the connection broke")
+
+    # Subscribing
+
+    async def subscribe(self, topics: Collection[str]) -> None:
+        channels = {channel_of(self.prefix, topic): topic for topic in topics}
+        for channel, topic in channels.items():
+            if channel not in self._topics:
+                self._topics[channel] = topic
+                self._sub.subscribe(channel)
+        self._wake.set()  # the call may have taken the signal that there is something to read
+        await self._probe(channels.keys() - self._confirmed)
+
+    async def unsubscribe(self, topics: Collection[str]) -> None:
+        for topic in topics:
+            channel = channel_of(self.prefix, topic)
+            if self._topics.pop(channel, None) is not None:
+                self._sub.unsubscribe(channel)
+                self._confirmed.discard(channel)
+                for probe in self._probes.values():
+                    probe.is_done_with(channel)
+
+    async def _probe(self, channels: Collection[bytes], patience: float = math.inf) -> int | None:
+        """Returns when something published to each channel has come back; tries again and again.
+
+        The result: how often the proxy had dropped when the first of them passed it; None where
+        they were not all back after ``patience``, in seconds.
+        """
+        if not channels:
+            return 0
+        number = next(self._numbers)
+        token = self._id + number.to_bytes(8)
+        probe = self._probes[token] = _Probe(channels)
+        seconds = self.probe_seconds
+        end = time.monotonic() + patience
+        try:
+            while probe.missing:
+                if (left := end - time.monotonic()) <= 0:
+                    return None
+                with suppress(zmq.Again):  # not connected: later
+                    self._send(number, [(channel, token, b"") for channel in probe.missing])
+                await asyncio.wait([probe.back], timeout=min(seconds, left))
+                seconds = min(2 * seconds, 1.0)
+            return probe.drops or 0  # none, where all were given back meanwhile
+        finally:
+            del self._probes[token]
+
+    # Publishing
+
+    async def publish(self, topic: str, data: bytes) -> None:
+        await self.publish_many([(topic, data)])
+
+    async def publish_many(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        if not messages:
+            return
+        publications = [(channel_of(self.prefix, topic), b"", data) for topic, data in messages]
+        number = next(self._numbers)
+        answer = self._answers[number] = self._loop.create_future()
+        try:
+            async with asyncio.timeout(self.publish_seconds):
+                async with self._sending:  # in the order of the calls
+                    while not self._has_sent(number, publications):  # noqa: ASYNC110
+                        await asyncio.sleep(0.02)  # a socket tells no event for a connection
+                await answer
+        except TimeoutError as error:
+            raise not_taken(self.location, self.publish_seconds) from error
+        except zmq.ZMQError as error:
+            raise BroadcastError("broadcast", self.server, str(error)) from error
+        finally:
+            del self._answers[number]
+
+    def _has_sent(self, number: int, publications: Iterable[Sequence[bytes]]) -> bool:
+        try:
+            self._send(number, publications)
+        except zmq.Again:
+            return False
+        return True
+
+    def _send(self, number: int, publications: Iterable[Sequence[bytes]]) -> None:
+        try:
+            self._dealer.send_multipart(request(number, publications), zmq.NOBLOCK)
+        finally:
+            self._read_answers()  # sending may have taken the signal that there is one
+
+    def _read_answers(self) -> None:
+        with suppress(zmq.Again):
+            while True:
+                [number] = proxy.ANSWER.unpack(self._dealer.recv(zmq.NOBLOCK))
+                answer = self._answers.get(number)
+                if answer and not answer.done():
+                    answer.set_result(None)
+
+    # Listening
+
+    async def stream(self) -> AsyncIterator[Received]:
+        while not self._is_closed:
+            self._wake.clear()
+            for _ in range(AT_ONCE):
+                try:
+                    received = self._receive()
+                except zmq.Again:
+                    await self._readable()
+                    break
+                if received is not None:
+                    yield received
+                if self._is_closed:
+                    return
+            else:
+                await asyncio.sleep(0)
+
+    def _receive(self) -> Received | None:
+        """The next one; None for a probe. Raises ``zmq.Again`` when there is none."""
+        if self._gaps:
+            return self._gaps.popleft()
+        channel, token, data = self._sub.recv_multipart(zmq.NOBLOCK)
+        topic = self._topics.get(channel)
+        if token:
+            self._arrived(channel, token)
+            return None
+        return None if topic is None else (topic, data)
+
+    def _arrived(self, channel: bytes, token: bytes) -> None:
+        probe = self._probes.get(token[: -proxy.DROPS.size])
+        if probe:
+            if probe.drops is None:
+                [probe.drops] = proxy.DROPS.unpack(token[-proxy.DROPS.size :])
+            probe.is_done_with(channel)
+            if channel in self._topics:
+                self._confirmed.add(channel)
+                if self._is_away:
+                    self._missed.add(channel)  # it may have come by the old connection
+
+    async def _readable(self) -> None:
+        """Only while nothing else is to be done: a reader would be called all the time."""
+        fd = fd_of(self._sub)
+        self._loop.add_reader(fd, self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            if not self._is_closed:  # by then the number may be another's
+                self._loop.remove_reader(fd)

@@ -1,0 +1,629 @@
+"""ZeroMQBackend with a real proxy process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import pytest
+import zmq
+
+from django_ws.exceptions import BroadcastError
+from django_ws.pubsub.backends import zeromq_proxy
+from django_ws.pubsub.backends.base import Received
+from django_ws.pubsub.backends.zeromq import MAX_IDLE, ZeroMQBackend, ZeroMQPublisher, channel_of
+from django_ws.pubsub.backends.zeromq_proxy import Proxy, addresses
+from django_ws.testing.contract import BackendContract, Listener
+
+PROXY = "django_ws.pubsub.backends.zeromq_proxy"
+SECONDS = 20.0
+
+
+class ProxyProcess:
+    """A real one, that can be killed, frozen and started again at the same address."""
+
+    def __init__(self, location: str) -> None:
+        self.location = location
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen([sys.executable, "-m", PROXY, self.location])
+
+    def kill(self) -> None:
+        self.process.kill()
+        assert self.process.wait(SECONDS) == -signal.SIGKILL
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+        self.process.terminate()
+        self.process.wait(SECONDS)
+
+
+@contextmanager
+def a_location() -> Iterator[str]:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own may be too long for a socket
+        yield f"ipc://{folder}/ws"
+
+
+@pytest.fixture
+def location() -> Iterator[str]:
+    with a_location() as location:
+        yield location
+
+
+@pytest.fixture
+def proxy(location: str) -> Iterator[ProxyProcess]:
+    proxy = ProxyProcess(location)
+    yield proxy
+    proxy.stop()
+
+
+@pytest.fixture(scope="module")
+def shared_proxy() -> Iterator[ProxyProcess]:
+    with a_location() as location:
+        proxy = ProxyProcess(location)
+        yield proxy
+        proxy.stop()
+
+
+class TestContract(BackendContract):
+    backend_class = ZeroMQBackend
+    seconds = SECONDS
+
+    @pytest.fixture(autouse=True)
+    def server(self, shared_proxy: ProxyProcess) -> None:
+        self.location = shared_proxy.location
+
+    async def test_over_tcp(self, tcp: str) -> None:
+        self.location = tcp
+        await self.test_topics_of_any_characters()
+        await self.test_data_of_one_megabyte()
+
+
+# What the tests use
+
+
+class Quick(ZeroMQBackend):
+    publish_seconds = 0.5
+    heartbeat_seconds = 0.1
+    answer_seconds = 1.0
+
+
+class QuickPublisher(ZeroMQPublisher):
+    publish_seconds = 0.5
+
+
+@pytest.fixture
+def tcp() -> Iterator[str]:
+    location = f"tcp://127.0.0.1:{two_free_ports()}"
+    with running(location):
+        yield location
+
+
+def two_free_ports() -> int:
+    """Two that follow each other: the first one."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as first:
+            port = int(first.getsockname()[1])
+            try:
+                with socket.create_server(("127.0.0.1", port + 1)):
+                    return port
+            except OSError:
+                continue
+
+
+@contextmanager
+def running(location: str, high_water_mark: int = 1000) -> Iterator[Proxy]:
+    """A proxy in a thread."""
+    proxy = Proxy(location, high_water_mark)
+    thread = threading.Thread(target=proxy.run)
+    thread.start()
+    yield proxy
+    proxy.stop()
+    thread.join(SECONDS)
+    assert not thread.is_alive()
+
+
+@asynccontextmanager
+async def listening(backend: ZeroMQBackend, *topics: str) -> AsyncIterator[Listener]:
+    listener = Listener(backend, SECONDS)
+    await backend.connect()
+    reading = asyncio.create_task(listener.read())
+    try:
+        async with asyncio.timeout(SECONDS):
+            await backend.subscribe(topics)
+        yield listener
+    finally:
+        await backend.close()
+        await reading
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(SECONDS):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+def numbered(count: int, size: int = 0) -> list[tuple[str, bytes]]:
+    return [("room", b"%d" % number + b"." * size) for number in range(count)]
+
+
+# The slow joiner
+
+ONCE = """
+import sys
+from django_ws.pubsub.backends.zeromq import ZeroMQPublisher
+ZeroMQPublisher(sys.argv[1], "test:", {}).publish([("room", sys.argv[2].encode())])
+"""
+ONCE_ASYNC = """
+import asyncio, sys
+from django_ws.pubsub.backends.zeromq import ZeroMQBackend
+
+async def main():
+    backend = ZeroMQBackend(sys.argv[1], "test:", {})
+    await backend.connect()
+    await backend.publish("room", sys.argv[2].encode())
+    await backend.close()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(("program", "times"), [(ONCE, 20), (ONCE_ASYNC, 5)])
+async def test_a_process_that_publishes_once_and_ends_loses_nothing(
+    program: str, times: int, proxy: ProxyProcess
+) -> None:
+    async with listening(ZeroMQBackend(proxy.location, "test:", {}), "room") as listener:
+        for number in range(times):
+            done = await asyncio.to_thread(
+                subprocess.run,
+                [sys.executable, "-W", "error", "-c", program, proxy.location, f"{number}"],
+                capture_output=True,
+                timeout=SECONDS,
+            )
+            assert (done.returncode, done.stderr) == (0, b"")
+            assert await listener.receive(1) == [("room", b"%d" % number)]
+    assert not listener.gaps
+
+
+# Faults
+
+
+async def test_a_proxy_that_is_killed_and_comes_back(
+    proxy: ProxyProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    publisher = QuickPublisher(proxy.location, "test:", {})
+    backend = Quick(proxy.location, "test:", {})
+    async with listening(backend, "room", "room 2", "given back") as listener:
+        await backend.unsubscribe(["given back"])
+        for _ in range(2):
+            await asyncio.to_thread(publisher.publish, [("room", b"before")])
+            assert await listener.receive(1) == [("room", b"before")]
+            listener.gaps.clear()
+            caplog.clear()
+            await asyncio.to_thread(proxy.kill)
+            with pytest.raises(BroadcastError, match=r"no proxy took it in 0\.5 s"):
+                await backend.publish("room", b"lost")
+            with pytest.raises(BroadcastError, match=r"no proxy took it in 0\.5 s"):
+                await asyncio.to_thread(publisher.publish, [("room", b"lost")])
+            await until(lambda: "is lost: the connection broke" in caplog.text)
+            joining = asyncio.create_task(backend.subscribe(["joined while it was away"]))
+            assert not listener.gaps
+            proxy.start()
+            await until(lambda: listener.gaps)
+            assert {"room", "room 2"} <= listener.gaps[0].topics
+            assert "given back" not in listener.gaps[0].topics
+            async with asyncio.timeout(SECONDS):
+                await joining
+            for topic in ("room", "room 2", "joined while it was away"):
+                await backend.publish(topic, b"async")
+                await asyncio.to_thread(publisher.publish, [(topic, b"sync")])
+            assert len(await listener.receive(6)) == 6
+            assert len([m for m in caplog.messages if "is lost" in m]) == 1
+            assert len([m for m in caplog.messages if "is back" in m]) == 1
+    publisher.close()
+
+
+async def test_no_proxy_at_all(location: str, caplog: pytest.LogCaptureFixture) -> None:
+    class Impatient(Quick):
+        answer_seconds = 0.1
+
+    publisher = QuickPublisher(location, "test:", {})
+    backend = Impatient(location, "test:", {})
+    async with listening(backend) as listener:
+        joining = asyncio.create_task(backend.subscribe(["room"]))
+        began = time.monotonic()
+        with pytest.raises(BroadcastError) as caught:
+            await backend.publish("room", b"hi")
+        assert isinstance(caught.value.__cause__, TimeoutError)
+        with pytest.raises(BroadcastError) as caught:
+            await asyncio.to_thread(publisher.publish, [("room", b"hi")])
+        assert 1.0 <= time.monotonic() - began < 5.0
+        assert (caught.value.action, caught.value.server) == ("broadcast", location)
+        await until(lambda: len(caplog.messages) >= 3)
+        assert all("no proxy answers" in message for message in caplog.messages)
+        assert not joining.done()
+        proxy = ProxyProcess(location)
+        async with asyncio.timeout(SECONDS):
+            await joining
+        await backend.publish("room", b"1")
+        await asyncio.to_thread(publisher.publish, [("room", b"2")])
+        assert await listener.receive(2) == [("room", b"1"), ("room", b"2")]
+        await until(lambda: "is back, after" in caplog.text)
+    publisher.close()
+    await asyncio.to_thread(proxy.stop)
+
+
+def test_the_time_that_publishing_may_take_is_the_contracts() -> None:
+    assert ZeroMQBackend.publish_seconds == ZeroMQPublisher.publish_seconds == 5.0
+
+
+async def test_a_frozen_proxy(proxy: ProxyProcess, caplog: pytest.LogCaptureFixture) -> None:
+    publisher = QuickPublisher(proxy.location, "test:", {})
+    backend = Quick(proxy.location, "test:", {})
+    async with listening(backend, "room") as listener:
+        await until(lambda: not backend._probes)  # it has come up
+        proxy.signal(signal.SIGSTOP)
+        with pytest.raises(BroadcastError):
+            await backend.publish("room", b"?")
+        with pytest.raises(BroadcastError):
+            await asyncio.to_thread(publisher.publish, [("room", b"?")])
+        await until(lambda: "answer" in caplog.text)  # or the connection broke by then
+        proxy.signal(signal.SIGCONT)
+        await until(lambda: listener.gaps)
+        assert listener.gaps[0].topics == {"room"}
+        await backend.publish("room", b"hi")
+        await until(lambda: ("room", b"hi") in listener.waiting())
+    publisher.close()
+
+
+async def test_a_connection_that_breaks_while_the_proxy_stays(proxy: ProxyProcess) -> None:
+    """As a firewall breaks it: what was published meanwhile is told as a gap."""
+    backend = Quick(proxy.location, "test:", {})
+    async with listening(backend, "room") as listener:
+        await until(lambda: not backend._probes)  # it has come up
+        broken = break_connections(f"{proxy.location}.sub".removeprefix("ipc://"))
+        assert broken == 1
+        await until(lambda: listener.gaps)
+        assert listener.gaps[0].topics == {"room"}
+        await backend.publish("room", b"hi")
+        assert await listener.receive(1) == [("room", b"hi")]
+
+
+def break_connections(path: str) -> int:
+    """Of this process, to that path. Returns how many there were."""
+    broken = 0
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            with socket.socket(fileno=os.dup(int(fd))) as connection:
+                if connection.getpeername() == path:
+                    connection.shutdown(socket.SHUT_RDWR)
+                    broken += 1
+        except OSError:  # no socket, or not a connected one
+            continue
+    return broken
+
+
+# Bounds
+
+
+class Pausing(Quick):
+    """One whose reader can stop to read."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.may_read = asyncio.Event()
+        self.may_read.set()
+
+    async def stream(self) -> AsyncIterator[Received]:
+        async for received in super().stream():
+            await self.may_read.wait()
+            yield received
+
+
+async def test_what_a_listener_does_not_read_is_dropped_counted_and_told(
+    location: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zeromq_proxy, "PATIENCE_SECONDS", 0.2)
+    options = {"high_water_mark": 10}
+    messages = numbered(100, 100_000)
+    stuck_backend = Pausing(location, "test:", options)
+    with running(location, 10) as proxy:
+        async with (
+            listening(Quick(location, "test:", options), "room") as reader,
+            listening(stuck_backend, "room") as stuck,
+        ):
+            stuck_backend.may_read.clear()
+            for topic, data in messages:
+                await reader.backend.publish(topic, data)
+            assert await reader.receive(100) == messages  # nobody else loses anything
+            assert proxy.drops > 0
+            assert len([m for m in caplog.messages if "drops broadcasts" in m]) == 1
+            assert not stuck.gaps
+            stuck_backend.may_read.set()
+            await until(lambda: stuck.gaps)
+            assert stuck.gaps[0].topics == {"room"}
+            await until(lambda: reader.gaps)  # the proxy cannot know whose loss it was
+            await reader.backend.publish("room", b"again")
+            received = []
+            while ("room", b"again") not in received:
+                received += await stuck.receive(1)
+            assert 0 < len(received) < 100
+            assert received[:-1] == messages[: len(received) - 1]
+            stuck_backend.may_read.clear()
+            drops = proxy.drops
+            began = time.monotonic()
+            await reader.backend.publish_many(messages)
+            assert proxy.drops > drops  # counted anew; the log says it once in ten seconds
+            assert time.monotonic() - began < zeromq_proxy.IMPATIENCE_SECONDS
+            assert len([m for m in caplog.messages if "drops broadcasts" in m]) == 1
+            stuck_backend.may_read.set()
+
+
+async def test_more_topics_than_the_high_water_mark(location: str) -> None:
+    """ZeroMQ would drop subscriptions above it, too."""
+    topics = [f"room {number}" for number in range(500)]
+    with running(location, 100):
+        backend = ZeroMQBackend(location, "test:", {"high_water_mark": 100})
+        async with listening(backend, *topics) as listener:
+            await backend.publish_many([(topic, b"hi") for topic in topics])
+            received = await listener.receive(500)
+            assert sorted(received) == sorted((topic, b"hi") for topic in topics)
+            await backend.unsubscribe(topics)
+            assert not backend._confirmed
+
+
+async def test_a_long_stream_lets_the_loop_turn(location: str) -> None:
+    with running(location):
+        backend = Pausing(location, "test:", {})
+        async with listening(backend, "room") as listener:
+            backend.may_read.clear()
+            await backend.publish_many(numbered(500))
+            turns: list[int] = []
+            backend.may_read.set()
+            while (left := listener._received.qsize()) < 500:
+                turns.append(left)
+                await asyncio.sleep(0)
+            assert len(set(turns)) > 3
+
+
+async def test_only_a_few_idle_connections_of_a_publisher_are_kept(location: str) -> None:
+    with running(location):
+        publisher = QuickPublisher(location, "test:", {})
+        threads = MAX_IDLE + 3
+        together = threading.Barrier(threads)
+
+        def publish() -> None:
+            together.wait(SECONDS)
+            for _ in range(50):
+                publisher.publish([("room", b"hi")])
+
+        publishing = [threading.Thread(target=publish) for _ in range(threads)]
+        for thread in publishing:
+            thread.start()
+        for thread in publishing:
+            thread.join(SECONDS)
+        [pool] = publisher._pools.values()
+        assert 1 <= len(pool.idle) <= MAX_IDLE
+        for _ in range(2 * MAX_IDLE):
+            pool.give_back(pool.context.socket(zmq.DEALER))
+        assert len(pool.idle) == MAX_IDLE
+        publisher.close()
+        assert all(socket.closed for socket in pool.idle)
+        assert not publisher._pools
+
+
+def test_closing_a_publisher_ends_what_is_under_way(location: str) -> None:
+    """A connection in use does not hold the close up."""
+    publisher = ZeroMQPublisher(location, "test:", {})
+    errors: list[BroadcastError] = []
+
+    def publish() -> None:
+        try:
+            publisher.publish([("room", b"hi")])  # no proxy runs: it waits
+        except BroadcastError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    end = time.monotonic() + SECONDS
+    while not publisher._pools and time.monotonic() < end:
+        time.sleep(0.01)
+    began = time.monotonic()
+    publisher.close()
+    thread.join(SECONDS)
+    assert time.monotonic() - began < 4
+    assert isinstance(errors[0].__cause__, zmq.ZMQError)
+
+
+def test_a_connection_that_comes_back_after_the_close_is_closed(location: str) -> None:
+    with running(location):
+        publisher = ZeroMQPublisher(location, "test:", {})
+        publisher.publish([("room", b"hi")])
+        [pool] = publisher._pools.values()
+        taken = pool.take()
+        assert taken is not None
+        closing = threading.Thread(target=publisher.close)
+        closing.start()
+        while not pool.is_closed:
+            time.sleep(0.01)
+        pool.give_back(taken)
+        closing.join(SECONDS)
+        assert not closing.is_alive()
+        assert taken.closed
+
+
+FORKING = """
+import os, sys
+from django_ws.pubsub.backends.zeromq import ZeroMQPublisher
+
+publisher = ZeroMQPublisher(sys.argv[1], "test:", {})
+publisher.publish([("room", b"parent")])
+for name in (b"child 1", b"child 2"):
+    child = os.fork()
+    if not child:
+        publisher.publish([("room", name)])
+        publisher.publish([("room", name)])
+        sys.exit()
+    _, status = os.waitpid(child, 0)
+    assert status == 0, status
+publisher.publish([("room", b"parent")])
+"""
+
+
+async def test_forked_children_connect_for_themselves(location: str) -> None:
+    with running(location):
+        async with listening(Quick(location, "test:", {}), "room") as listener:
+            done = await asyncio.to_thread(
+                subprocess.run,
+                [sys.executable, "-W", "error", "-c", FORKING, location],
+                capture_output=True,
+                timeout=SECONDS,
+            )
+            assert (done.returncode, done.stderr) == (0, b"")
+            names = [b"parent", b"child 1", b"child 1", b"child 2", b"child 2", b"parent"]
+            assert [data for _, data in await listener.receive(6)] == names
+
+
+async def test_closing_a_backend_ends_what_is_under_way(location: str) -> None:
+    backend = ZeroMQBackend(location, "test:", {})
+    async with listening(backend):
+        publishing = asyncio.create_task(backend.publish("room", b"hi"))  # no proxy runs: it waits
+        await asyncio.sleep(0)
+    async with asyncio.timeout(4):
+        with pytest.raises(BroadcastError) as caught:
+            await publishing
+    assert isinstance(caught.value.__cause__, zmq.ZMQError)
+
+
+# The proxy
+
+
+@pytest.mark.parametrize(
+    ("location", "given"),
+    [
+        ("ipc:///run/site/ws", "ipc:///run/site/ws.sub"),
+        ("ipc://@site", "ipc://@site.sub"),
+        ("tcp://127.0.0.1:5555", "tcp://127.0.0.1:5556"),
+        ("tcp://[::1]:1", "tcp://[::1]:2"),
+    ],
+)
+def test_addresses(location: str, given: str) -> None:
+    assert addresses(location) == (location, given)
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        None,
+        "",
+        "ipc://",
+        "redis://127.0.0.1:6379",
+        "tcp://127.0.0.1",
+        "tcp://:5555",
+        "tcp://127.0.0.1:0",
+        "tcp://127.0.0.1:65535",
+        "tcp://127.0.0.1:*",
+        ["tcp://127.0.0.1:1"],
+    ],
+)
+def test_what_is_no_address(location: object) -> None:
+    for made in (ZeroMQBackend, ZeroMQPublisher):
+        with pytest.raises(ValueError, match=r"is not an address for ZeroMQ: use ipc://"):
+            made(location, "", {})
+
+
+def test_a_path_that_is_too_long() -> None:
+    assert addresses("ipc://" + "x" * 103)
+    with pytest.raises(ValueError, match="too long for a socket"):
+        addresses("ipc://" + "x" * 104)
+
+
+def test_a_prefix_and_a_topic_are_told_apart() -> None:
+    names = [("", "ab"), ("a", "b"), ("ab", ""), ("a", "bc"), ("", "a"), ("", "a\0"), ("\0", "a")]
+    channels = [channel_of(prefix, topic) for prefix, topic in names]
+    for one in channels:
+        assert [one] == [other for other in channels if other.startswith(one)]
+
+
+async def test_a_request_of_another_version_is_not_answered(
+    location: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    header = zeromq_proxy.REQUEST.pack(zeromq_proxy.VERSION, 1)
+    newer = zeromq_proxy.REQUEST.pack(zeromq_proxy.VERSION + 1, 1)
+    with running(location) as proxy, zmq.Context() as context:
+        for wrong in ([b""], [b"hello"], [newer], [header, b"channel"], [header, b"a", b""]):
+            proxy._log_at = 0.0
+            caplog.clear()
+            with context.socket(zmq.DEALER) as stranger:
+                stranger.linger = 1000
+                stranger.connect(location)
+                stranger.send_multipart(wrong)
+                await until(lambda: "was sent what is no request" in caplog.text)
+        publisher = QuickPublisher(location, "test:", {})
+        await asyncio.to_thread(publisher.publish, [("room", b"hi")])  # it still serves
+        publisher.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_proxy(location: str, number: signal.Signals) -> None:
+    proxy = ProxyProcess(location)
+    publisher = ZeroMQPublisher(location, "test:", {})
+    publisher.publish([("room", b"hi")])  # it serves
+    publisher.close()
+    proxy.signal(number)
+    assert proxy.process.wait(SECONDS) == 0
+
+
+def run_proxy(*arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", PROXY, *arguments], capture_output=True, text=True, timeout=SECONDS
+    )
+    assert done.returncode == 1
+    return done.stderr
+
+
+def test_a_proxy_without_an_address_says_how_to_call_it() -> None:
+    assert run_proxy() == f"usage: python -m {PROXY} LOCATION\n"
+
+
+def test_a_proxy_at_no_address_says_so() -> None:
+    assert "cannot serve at redis://: 'redis://' is not an address" in run_proxy("redis://")
+
+
+def test_a_second_proxy_leaves_the_first_one_its_address(location: str, tcp: str) -> None:
+    with running(location):
+        for taken in (location, tcp):
+            assert run_proxy(taken).startswith(f"cannot serve at {taken}: Address already in use")
+        publisher = ZeroMQPublisher(location, "test:", {})
+        publisher.publish([("room", b"hi")])
+        publisher.close()
+
+
+def test_an_address_without_a_file_can_be_used() -> None:
+    location = f"ipc://@django_ws-{os.urandom(8).hex()}"
+    with running(location):
+        publisher = ZeroMQPublisher(location, "test:", {})
+        publisher.publish([("room", b"hi")])
+        publisher.close()
+
+
+def test_without_pyzmq_it_says_what_to_install() -> None:
+    program = "import sys; sys.modules['zmq'] = None; import django_ws.pubsub.backends.zeromq"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=SECONDS
+    )
+    assert "ImportError: ZeroMQBackend needs pyzmq: pip install 'django-ws[zmq]'" in done.stderr
