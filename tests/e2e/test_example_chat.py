@@ -114,6 +114,7 @@ def refusal(connection: Wire, text: str) -> str:
     return reason
 
 
+@pytest.mark.heavy
 def test_messages_reach_all_in_the_room(new_visitor: NewVisitor, site: str, room: str) -> None:
     alice = open_chat(new_visitor("alice"), site, room)
     bob = open_chat(new_visitor("bob"), site, room)
@@ -126,6 +127,7 @@ def test_messages_reach_all_in_the_room(new_visitor: NewVisitor, site: str, room
         expect(items(page).locator("strong")).to_have_text(["alice", "bob"])
 
 
+@pytest.mark.heavy
 def test_private_messages_reach_all_tabs_of_both_and_nobody_else(
     new_visitor: NewVisitor, site: str, room: str, carol: str
 ) -> None:
@@ -153,6 +155,7 @@ def test_private_messages_reach_all_tabs_of_both_and_nobody_else(
     expect_texts(bob, "hello everybody")  # the private message is not kept
 
 
+@pytest.mark.heavy
 def test_private_message_to_nobody_is_answered_and_given_back(
     new_visitor: NewVisitor, site: str, room: str
 ) -> None:
@@ -163,6 +166,7 @@ def test_private_message_to_nobody_is_answered_and_given_back(
     expect(items(page)).to_have_count(0)
 
 
+@pytest.mark.heavy
 def test_private_message_to_oneself_comes_once(site: str, cookies: Cookies) -> None:
     with entered(site, "", cookies["alice"]) as (alice, _):
         alice.send(say="/pm alice 1")
@@ -170,6 +174,7 @@ def test_private_message_to_oneself_comes_once(site: str, cookies: Cookies) -> N
         assert [alice.receive("private")["private"]["text"] for _ in range(2)] == ["1", "2"]
 
 
+@pytest.mark.heavy
 def test_markup_in_names_and_messages_is_text(new_visitor: NewVisitor, site: str) -> None:
     room = f"{MARKUP} {uuid.uuid4().hex[:8]}"
     alice = open_chat(new_visitor("alice"), site, room)
@@ -184,6 +189,7 @@ def test_markup_in_names_and_messages_is_text(new_visitor: NewVisitor, site: str
         expect(page.locator("#rooms option:checked")).to_have_text(room)
 
 
+@pytest.mark.heavy
 def test_opening_shows_the_last_messages_then_live_ones(
     page: Page, site: str, room: str, cookies: Cookies
 ) -> None:
@@ -198,6 +204,7 @@ def test_opening_shows_the_last_messages_then_live_ones(
         expect_texts(page, *last, "live")
 
 
+@pytest.mark.heavy
 def test_nothing_falls_between_history_and_live_messages(
     site: str, room: str, cookies: Cookies
 ) -> None:
@@ -230,6 +237,7 @@ def test_nothing_falls_between_history_and_live_messages(
         assert numbers == list(range(numbers[0], count))
 
 
+@pytest.mark.heavy
 def test_rooms_are_made_on_the_first_visit_and_offered_to_all(
     new_visitor: NewVisitor, site: str, room: str
 ) -> None:
@@ -244,6 +252,7 @@ def test_rooms_are_made_on_the_first_visit_and_offered_to_all(
     expect_texts(bob, "the first one here")
 
 
+@pytest.mark.heavy
 def test_a_room_that_was_left_is_not_heard_any_more(
     new_visitor: NewVisitor, site: str, room: str, cookies: Cookies
 ) -> None:
@@ -268,6 +277,7 @@ def test_a_room_that_was_left_is_not_heard_any_more(
         expect_texts(page, "here", "not to be heard there")
 
 
+@pytest.mark.heavy
 def test_connection_leaves_the_topic_of_a_room_with_the_room(
     site: str, room: str, cookies: Cookies
 ) -> None:
@@ -282,6 +292,7 @@ def test_connection_leaves_the_topic_of_a_room_with_the_room(
         assert visitor.receive("message")["message"]["text"] == f"in the lobby of {room}"
 
 
+@pytest.mark.heavy
 def test_page_comes_back_after_a_restart_without_doubles(
     new_visitor: NewVisitor, database: str, room: str, cookies: Cookies
 ) -> None:
@@ -305,6 +316,7 @@ def test_page_comes_back_after_a_restart_without_doubles(
         expect_texts(bob, "before", "psst", "maybe while alice was away", "after")
 
 
+@pytest.mark.heavy
 def test_page_tells_what_it_could_not_catch_up_with(
     new_visitor: NewVisitor, database: str, room: str, cookies: Cookies
 ) -> None:
@@ -324,6 +336,7 @@ def test_page_tells_what_it_could_not_catch_up_with(
         expect_texts(page, "before", "Earlier messages are not shown.", *missed)
 
 
+@pytest.mark.heavy
 def test_visitors_who_are_not_logged_in_read_only(
     new_visitor: NewVisitor, site: str, room: str
 ) -> None:
@@ -343,6 +356,7 @@ def test_visitors_who_are_not_logged_in_read_only(
     expect_texts(alice, "hello", "hi")
 
 
+@pytest.mark.heavy
 def test_what_visitors_send_all_the_same_is_refused(site: str, room: str) -> None:
     with entered(site, "") as (visitor, history):
         assert "Log in" in refusal(visitor, "hello")
@@ -353,12 +367,14 @@ def test_what_visitors_send_all_the_same_is_refused(site: str, room: str) -> Non
         assert [message["id"] for message in later] == [message["id"] for message in history]
 
 
+@pytest.mark.heavy
 def test_unknown_room_leads_visitors_to_the_lobby(page: Page, site: str, room: str) -> None:
     page.goto(f"{site}/chat/?{urlencode({'room': room})}")
     expect(page.get_by_role("alert")).to_contain_text(f"no room “{room}”")
     expect_room(page, "Lobby")
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -380,12 +396,14 @@ def test_what_cannot_be_said_is_refused_and_not_stored(
         assert history == []
 
 
+@pytest.mark.heavy
 def test_longest_message_passes_in_any_script(site: str, room: str, cookies: Cookies) -> None:
     with entered(site, room, cookies["alice"]) as (alice, _):
         alice.send(say="𝄞" * 1000)
         assert alice.receive("message")["message"]["text"] == "𝄞" * 1000
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("name", "reason"), [("x" * 101, "at most 100"), ("a\0b", "NUL")])
 def test_what_cannot_be_a_room_is_told(site: str, cookies: Cookies, name: str, reason: str) -> None:
     with entered(site, "", cookies["alice"]) as (alice, _):
@@ -393,6 +411,7 @@ def test_what_cannot_be_a_room_is_told(site: str, cookies: Cookies, name: str, r
         assert reason in alice.receive("error")["error"]
 
 
+@pytest.mark.heavy
 def test_chat_across_processes_catches_up_after_a_fault_of_redis(
     database: str, room: str, cookies: Cookies
 ) -> None:
@@ -437,6 +456,7 @@ def test_what_the_admin_deletes_goes_from_the_pages(
     expect_texts(bob, "keep me")
 
 
+@pytest.mark.heavy
 def test_room_that_is_deleted_is_told(new_visitor: NewVisitor, site: str, room: str) -> None:
     bob = open_chat(new_visitor("bob"), site, room)
     query = urlencode({"q": room[-36:]})
@@ -446,6 +466,7 @@ def test_room_that_is_deleted_is_told(new_visitor: NewVisitor, site: str, room: 
     stays_the_field(bob, "anybody here?")
 
 
+@pytest.mark.heavy
 def test_chat_fits_a_narrow_screen(new_visitor: NewVisitor, site: str, room: str) -> None:
     page = new_visitor("alice")
     page.set_viewport_size({"width": 320, "height": 640})

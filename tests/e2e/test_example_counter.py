@@ -13,6 +13,8 @@ from tests.e2e.browsing import EXAMPLE, NewVisitor, address, expect_state, serve
 from tests.e2e.project import manage
 from tests.redis_server import RedisServer
 
+pytestmark = pytest.mark.heavy
+
 CONNECTIONS = 6
 INCREMENTS = 15  # on each
 

@@ -19,6 +19,8 @@ from tests.pubsub.test_redis_cluster import masters_of, slot_of, topics_of
 from tests.redis_cluster import SLOTS, RedisCluster
 from tests.redis_server import Proxy, RedisServer, free_port
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture(scope="module")
 def started_cluster() -> Iterator[RedisCluster]:

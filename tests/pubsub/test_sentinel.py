@@ -13,6 +13,8 @@ from django_ws.pubsub.backends.redis_listener import Listener
 from tests.pubsub.listening import Listening, eventually
 from tests.redis_server import RedisServer, SentinelSet
 
+pytestmark = pytest.mark.heavy
+
 
 def pings(server: RedisServer) -> int:
     return int(server.ask("INFO", "commandstats")["cmdstat_ping"]["calls"])

@@ -549,6 +549,7 @@ async def test_on_broadcast_gap_is_told_in_turn(
             await self.send(message)
 
         async def on_broadcast_gap(self, topics: frozenset[str]) -> None:
+            await super().on_broadcast_gap(topics)
             await self.send(sorted(topics))
 
     async with client(Room) as ws:
