@@ -114,8 +114,13 @@ class Hub:
         self._start(self._confirm, topics)
 
     async def _confirm(self, topics: list[str]) -> None:
-        await self._ready.wait()
-        await self.backend.subscribe(topics)
+        while True:
+            await self._ready.wait()
+            try:
+                await self.backend.subscribe(topics)
+                break
+            except BroadcastError:  # some were given back meanwhile; the others still wait
+                topics = [t for t in topics if t in self.rooms or t == CONTROL_TOPIC]
         for topic in topics:
             room = self.rooms.get(topic)
             if room is not None:
@@ -174,10 +179,13 @@ class Hub:
 
     async def _receive(self) -> None:
         async for received in self.backend.stream():
-            if isinstance(received, Gap):
-                await self._tell_gap(received.topics)
-            else:
-                await self._dispatch(*received)
+            try:
+                if isinstance(received, Gap):
+                    await self._tell_gap(received.topics)
+                else:
+                    await self._dispatch(*received)
+            except Exception:  # whatever was published, the listener goes on
+                logger.exception("what %s sent could not be handed on", self.backend.server)
 
     async def _dispatch(self, topic: str, data: bytes) -> None:
         try:

@@ -242,6 +242,16 @@ async def test_what_another_version_published_is_told_and_dropped(
     assert caplog.text.count("does not know") == 2
 
 
+async def test_what_cannot_be_read_is_logged_and_the_next_broadcast_arrives(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with client(Room) as ws:
+        MemoryPublisher(None, "django_ws:", {}).publish([("room", b"1D;\nno JSON")])
+        await abroadcast("room", 1)
+        assert await ws.receive() == 1
+    assert "could not be handed on" in caplog.text
+
+
 # On commit
 
 

@@ -1,7 +1,6 @@
 """The backend for one process: what it does beyond the contract."""
 
 import asyncio
-import os
 import subprocess
 import sys
 import threading
@@ -191,7 +190,6 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_starts_afresh() -> None:
     began = time.monotonic()
     done = subprocess.run(
