@@ -72,7 +72,7 @@ class Ending:
                 self.handler,
                 self.connection,
                 self.calls,
-                lambda: self.background,
+                self,
                 is_held=not self._is_started,
             )
         return self._subscriptions

@@ -30,6 +30,10 @@ SLICE_MEMBERS = 32  # after how many the clock is asked
 RESTART_SECONDS = 1.0
 
 
+Waiting = dict[Subscriber, tuple[Pending, asyncio.TimerHandle]]
+_NOBODY: Waiting = {}  # one for all rooms that are confirmed, to which nobody is added
+
+
 class Room:
     """The local subscribers of one topic."""
 
@@ -38,7 +42,7 @@ class Room:
     def __init__(self) -> None:
         self.members: dict[Subscriber, None] = {}  # in the order of joining
         self.confirmed = False
-        self.waiting: dict[Subscriber, tuple[Pending, asyncio.TimerHandle]] = {}
+        self.waiting: Waiting = {}  # for the confirmation
         self.leaving: asyncio.TimerHandle | None = None  # while nobody is here
 
 
@@ -128,7 +132,7 @@ class Hub:
                 for pending, timer in room.waiting.values():
                     timer.cancel()
                     pending.finish()
-                room.waiting.clear()
+                room.waiting = _NOBODY
 
     def _give_back(self, topic: str) -> None:
         del self.rooms[topic]

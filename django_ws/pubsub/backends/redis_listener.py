@@ -57,7 +57,6 @@ class Listener:
         self._is_right_server = is_right_server
         self.losses = 0  # how often the connection was lost, or could not be made
         self._names: dict[bytes, str] = {}  # what is asked for: channel to topic
-        self._confirmed: set[bytes] = set()  # by the server, on this connection
         self._waiters: dict[bytes, asyncio.Future[None]] = {}  # for what is not yet
         self._lost: set[bytes] = set()  # confirmed on a connection that is gone
         # What was sent on this connection:
@@ -96,10 +95,8 @@ class Listener:
             channel = self._prefix + topic.encode()
             if channel not in self._names:
                 self._names[channel] = topic
-                if channel in self._subscribed and channel not in self._unanswered:
-                    self._confirmed.add(channel)  # it was given back, but that was not sent yet
                 self._changed[channel] = None
-            if channel not in self._confirmed:
+            if not self._is_confirmed(channel):
                 waiter = self._waiters.get(channel)
                 if waiter is None:
                     waiter = self._waiters[channel] = asyncio.get_running_loop().create_future()
@@ -115,12 +112,15 @@ class Listener:
         for topic in topics:
             channel = self._prefix + topic.encode()
             if self._names.pop(channel, None) is not None:
-                self._confirmed.discard(channel)
                 self._lost.discard(channel)
                 self._changed[channel] = None
                 if (waiter := self._waiters.pop(channel, None)) is not None:
                     waiter.cancel()
         self._wake_writer.set()
+
+    def _is_confirmed(self, channel: bytes) -> bool:
+        """By the server, on this connection, of what is asked for."""
+        return channel in self._subscribed and channel not in self._unanswered
 
     async def stream(self) -> AsyncIterator[Received]:
         while True:
@@ -194,10 +194,8 @@ class Listener:
             left = self._unanswered.pop(channel) - 1
             if left:
                 self._unanswered[channel] = left
-            elif channel in self._names and channel in self._subscribed:
-                self._confirmed.add(channel)
-                if (waiter := self._waiters.pop(channel, None)) is not None:
-                    waiter.set_result(None)
+            elif channel in self._subscribed and channel in self._waiters:
+                self._waiters.pop(channel).set_result(None)
 
     async def _write(self, connection: Any) -> None:
         """All commands but later PINGs. The first PING's answer follows those to the first
@@ -249,8 +247,7 @@ class Listener:
 
     def _lose(self, error: Exception) -> None:
         self.losses += 1
-        self._lost |= self._confirmed
-        self._confirmed.clear()
+        self._lost.update(filter(self._is_confirmed, self._names))
         self._subscribed.clear()
         self._unanswered.clear()
         now = time.monotonic()
