@@ -11,7 +11,7 @@ from time import perf_counter
 
 from benchmarks.load import Load, poll
 from benchmarks.redis_server import Redis, command
-from benchmarks.server import Server
+from benchmarks.server import Server, Workers
 
 _FIRST = 10_000_000  # all numbers have eight digits
 _TEXT = '{"type":"chat","room":"lobby","user":"alice","text":"Hello there","id":10000000}'
@@ -41,16 +41,19 @@ _SEALED = {"bare": _bare, "django_ws": _django_ws, "channels": _channels}
 
 
 class Post:
-    """The commands that publish a text with a number to some topics."""
+    """The commands that publish a text with a number to some topics, in so many processes."""
 
-    def __init__(self, application: str, topics: Sequence[str], text: str = _TEXT) -> None:
+    def __init__(
+        self, application: str, topics: Sequence[str], text: str = _TEXT, processes: int = 1
+    ) -> None:
         sealed = [_SEALED[application](topic, text) for topic in topics]
         self.channels = [channel for channel, _ in sealed]
+        self.processes = processes
         self._commands = b"".join(command("PUBLISH", *one) for one in sealed)
 
     def publish(self, redis: Redis, number: int) -> None:
         commands = self._commands.replace(b"%d" % _FIRST, b"%d" % number)
-        redis.publish(commands, len(self.channels))
+        redis.publish(commands, len(self.channels), self.processes)
 
 
 def _frame(text: str) -> bytes:
@@ -61,7 +64,9 @@ def _frame(text: str) -> bytes:
 class Audience:
     """Sockets that get one message for each number published. One number is under way."""
 
-    def __init__(self, redis: Redis, server: Server, clients: Sequence[socket.socket]) -> None:
+    def __init__(
+        self, redis: Redis, server: Server | Workers, clients: Sequence[socket.socket]
+    ) -> None:
         self.redis, self.server = redis, server
         self.reads = {client.fileno(): client.recv for client in clients}
         self.partial: dict[int, bytes] = {}

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from socket import socket
 from statistics import median
 
 from benchmarks import frames, publishing
@@ -13,7 +14,7 @@ from benchmarks.findings import Finding, unsteady
 from benchmarks.load import Load
 from benchmarks.redis_server import Redis
 from benchmarks.rounds import Plan, compare, compare_pairs
-from benchmarks.server import APPLICATIONS, Server, serve
+from benchmarks.server import APPLICATIONS, Server, Workers, serve
 
 _TO_FILL = 8 * 1024 * 1024  # bytes; more than the kernel, the server and WS_SEND_BUFFER hold
 _SMALLEST = 2304  # the kernel's least receive buffer
@@ -50,6 +51,36 @@ def one_topic(servers: Sequence[Server], redis: Redis, plan: Plan) -> list[Findi
         plan,
         {"bare": 0.95, "channels": 20.0},
     )
+
+
+def two_processes(redis: Redis, plan: Plan) -> list[Finding]:
+    """Twice the subscribers in two processes, beside one process. All on one core, so that two
+    cost as much as one where nothing is lost between them.
+    """
+    with ExitStack() as stack:
+        one, two, three = [stack.enter_context(serve("django_ws", _NO_PINGS)) for _ in range(3)]
+        return compare_pairs(
+            f"{plan.crowd:,} subscribers in two processes or half of them in one",
+            [Workers("one", [one]), Workers("two", [two, three])],
+            partial(_crowd, redis=redis, each=plan.crowd // 2),
+            plan,
+            {("two", "one"): 0.8},
+        )
+
+
+@contextmanager
+def _crowd(workers: Workers, redis: Redis, each: int) -> Iterator[Callable[[float], Load]]:
+    topic = f"of-{workers.name}"
+    with ExitStack() as stack:
+        clients: list[socket] = []
+        for server in workers.servers:
+            paths = [f"/topics/{topic}/"] * each
+            clients += stack.enter_context(opened_at(server, paths))
+        people = Audience(redis, workers, clients)
+        stack.enter_context(people.epoll)
+        post = Post("django_ws", [topic], processes=len(workers.servers))
+        redis.wait_for_subscribers(post.channels, post.processes)
+        yield partial(people.run, post)
 
 
 def one_stuck_in_a_hundred(server: Server, redis: Redis, plan: Plan) -> list[Finding]:
@@ -176,6 +207,7 @@ def measure(redis: Redis, plan: Plan) -> list[Finding]:
         servers = [stack.enter_context(serve(name, _NO_PINGS)) for name in APPLICATIONS]
         findings = one_topic(servers, redis, plan)
         bare_is_stopped(servers[0], redis, plan)
+    findings += two_processes(redis, plan)
     with serve("django_ws", _NO_PINGS) as server:
         findings += one_stuck_in_a_hundred(server, redis, plan)
         findings += many_topics(server, redis, plan)

@@ -48,13 +48,13 @@ class Redis:
             if line != b":%d" % receivers:
                 raise RuntimeError(f"PUBLISH was answered {line!r} instead of {receivers}")
 
-    def wait_for_subscribers(self, channels: Sequence[str | bytes]) -> None:
-        """Until all are subscribed to."""
+    def wait_for_subscribers(self, channels: Sequence[str | bytes], processes: int = 1) -> None:
+        """Until all are subscribed to, by so many processes."""
         deadline = time.monotonic() + 20
         for channel in channels:
             while True:
                 self.connection.sendall(command("PUBSUB", "NUMSUB", channel))
-                if [self._line() for _ in range(4)][3] != b":0":
+                if int([self._line() for _ in range(4)][3][1:]) >= processes:
                     break
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"nobody subscribed to {channel!r}")

@@ -3,13 +3,15 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from typing import TypeVar
 
 from benchmarks.findings import Finding, paired, print_loads
 from benchmarks.load import Load
-from benchmarks.server import Server
+from benchmarks.server import Server, Workers
 
 # A function that puts a server under load for so many seconds, while its context lasts.
-Prepare = Callable[[Server], AbstractContextManager[Callable[[float], Load]]]
+S = TypeVar("S", Server, Workers)
+Prepare = Callable[[S], AbstractContextManager[Callable[[float], Load]]]
 
 
 @dataclass(frozen=True)
@@ -24,13 +26,14 @@ class Plan:
     ping_connections: int = 10_000
     ping_seconds: float = 5.0
     subscribers: int = 1_000  # of one topic
+    crowd: int = 5_000  # of one topic, in two processes
     topics: int = 1_000  # with ten subscribers each
 
 
-QUICK = Plan(3, 0.3, 2, 1, 500, 1_000, 1.0, 1_000, 100)
+QUICK = Plan(3, 0.3, 2, 1, 500, 1_000, 1.0, 1_000, 1_000, 100)
 
 
-def _round(servers: Sequence[Server], prepare: Prepare, plan: Plan) -> dict[str, Load]:
+def _round(servers: Sequence[S], prepare: Prepare[S], plan: Plan) -> dict[str, Load]:
     """One round: short slices forth and back, so that even a change within it is shared."""
     found: dict[str, Load] = {}
     with ExitStack() as stack:
@@ -47,7 +50,7 @@ def _round(servers: Sequence[Server], prepare: Prepare, plan: Plan) -> dict[str,
 def compare(
     title: str,
     servers: Sequence[Server],
-    prepare: Prepare,
+    prepare: Prepare[Server],
     plan: Plan,
     targets: dict[str, float],
 ) -> list[Finding]:
@@ -59,8 +62,8 @@ def compare(
 
 def compare_pairs(
     title: str,
-    servers: Sequence[Server],
-    prepare: Prepare,
+    servers: Sequence[S],
+    prepare: Prepare[S],
     plan: Plan,
     pairs: dict[tuple[str, str], float | None],
 ) -> list[Finding]:
@@ -77,8 +80,8 @@ def compare_pairs(
 
 def _attempt(
     title: str,
-    servers: Sequence[Server],
-    prepare: Prepare,
+    servers: Sequence[S],
+    prepare: Prepare[S],
     plan: Plan,
     pairs: dict[tuple[str, str], float | None],
 ) -> list[Finding]:

@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +61,17 @@ class Server:
         """Bytes of resident memory."""
         rollup = Path(f"/proc/{self.pid}/smaps_rollup").read_text()
         return int(rollup.partition("Rss:")[2].split()[0]) * 1024
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Several processes of one application, which share the server's core."""
+
+    name: str
+    servers: Sequence[Server]
+
+    def cpu_seconds(self) -> float:
+        return sum(server.cpu_seconds() for server in self.servers)
 
 
 def free_port() -> int:
