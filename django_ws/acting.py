@@ -89,6 +89,11 @@ class Pending(Awaitable[None]):
         # A future only for those who wait, so that nothing is reported as never retrieved.
         self._waiters: list[asyncio.Future[None]] = []
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits now."""
+        return any(not waiter.done() for waiter in self._waiters)
+
     def finish(self, error: Exception | None = None) -> None:
         """Tell the outcome. The first call counts."""
         if self.done:

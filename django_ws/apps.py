@@ -1,4 +1,4 @@
-"""The Django app: registers the system checks."""
+"""The Django app: registers the system checks, and hands on when a log-in ends."""
 
 from django.apps import AppConfig
 
@@ -11,3 +11,6 @@ class DjangoWSConfig(AppConfig):
 
     def ready(self) -> None:
         from django_ws import checks  # noqa: F401  (importing registers them)
+        from django_ws.auth import signals
+
+        signals.connect()

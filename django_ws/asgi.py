@@ -11,9 +11,11 @@ from django.core.handlers.asgi import ASGIHandler
 from django.urls import Resolver404, set_script_prefix
 
 from django_ws import routing
+from django_ws.auth import signals
 from django_ws.connection import Connection
 from django_ws.handler import WebSocketHandler
 from django_ws.lifespan import lifespan
+from django_ws.limits import limits
 from django_ws.middleware.chain import chain
 from django_ws.origin import Refusal, check_origin
 from django_ws.request import WebSocketRequest
@@ -30,6 +32,7 @@ def get_websocket_application(http_app: ASGIApplication | None = None) -> WebSoc
     can. Call it in ``asgi.py`` in the place of ``get_asgi_application()``.
     """
     django.setup(set_prefix=False)
+    signals.connect()
     return WebSocketApplication(http_app)
 
 
@@ -45,9 +48,13 @@ class WebSocketApplication:
             case "websocket":
                 handler = await new_handler(scope, receive, send)
                 if handler is not None:
-                    run_chain = chain()
-                    async with handler._serving():
-                        await run_chain(handler)
+                    limits.enter()
+                    try:
+                        run_chain = chain()
+                        async with handler._serving():
+                            await run_chain(handler)
+                    finally:
+                        limits.leave(handler._connection)
             case "lifespan":
                 await lifespan(scope, receive, send, self.http_app)
             case _:
@@ -68,18 +75,26 @@ async def new_handler(scope: Scope, receive: Receive, send: Send) -> WebSocketHa
         check_origin(scope)
     except Refusal as refusal:
         logger.warning(
-            "WebSocket %s refused with %d: %s", connection.path, refusal.status, refusal.message
+            "WebSocket %s refused with %d: %s (client %s)",
+            connection.path,
+            refusal.status,
+            refusal.message,
+            WebSocketRequest(scope).client_address or "unknown",
         )
         connection.refuse(refusal.status)
         await connection.settle()
         return None
     request = WebSocketRequest(scope)
+    if limits.is_full(connection, request):
+        await connection.settle()
+        return None
     if request.script_name:
         set_script_prefix(f"{request.script_name.rstrip('/')}/")
     try:
         match = routing.resolve(request.path_info)
     except Resolver404 as not_found:
-        logger.info("WebSocket %s refused with 404: no route", connection.path)
+        client = request.client_address or "unknown"
+        logger.info("WebSocket %s refused with 404: no route (client %s)", connection.path, client)
         connection.refuse(404, _tried(request, not_found) if settings.DEBUG else "Not Found")
         await connection.settle()
         return None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
 
 from django_ws import conf
 from django_ws.connection import Connection
+from django_ws.exceptions import StateError
 from django_ws.handler import WebSocketHandler
 from django_ws.request import WebSocketRequest
 from django_ws.types import ASGIApplication, Scope
@@ -34,6 +36,10 @@ class ASGIApplicationHandler(WebSocketHandler):
     ) -> None:
         super().__init__(connection, request, args, kwargs)
         self.application = application
+
+    def subscribe(self, topics: str | Iterable[str]) -> Awaitable[None]:
+        """Raises ``StateError``: what is broadcast could not be sent past the application."""
+        raise StateError("subscribe() on a route of an ASGI application: it has the connection")
 
     async def run(self) -> None:
         """Raises ``ImproperlyConfigured`` for a target that fails because it is none."""

@@ -7,16 +7,16 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from asgiref.sync import sync_to_async
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import BadRequest, PermissionDenied, SuspiciousOperation
 from django.http import Http404
 
 from django_ws.close_codes import CloseCode
 from django_ws.codecs import Codec
 from django_ws.connection import CONNECTING, OPEN, Connection
-from django_ws.exceptions import ConnectionClosed, Reject
+from django_ws.exceptions import ConnectionClosed, MessageDropped, Reject
 from django_ws.hooks import Hooks
 from django_ws.reporting import debug_reason, report_error
 from django_ws.request import WebSocketRequest
@@ -31,8 +31,12 @@ class Handler(Protocol):
 
     PROCESS_CANCEL_ERRORS: bool
     codec: Codec
+    first_message_seconds: float
     hooks: ClassVar[Hooks]
+    idle_timeout: float | None
     max_message_size: int | None
+    rate_limit: str | Literal[False] | None
+    rate_limited: int
     request: WebSocketRequest
     topics: Sequence[str]
     using: str
@@ -43,7 +47,11 @@ class Handler(Protocol):
     @property
     def known_id(self) -> str | None: ...
 
+    def authenticate_first(self, message: Any) -> Any: ...
+
     def get_topics(self) -> Any: ...
+
+    def may_subscribe(self, topic: str) -> bool: ...
 
     def on_task_error(self, error: BaseException) -> Any: ...
 
@@ -93,13 +101,20 @@ class Calls:
             raise error  # any other is the hook's own affair: something it awaited was cancelled
         if isinstance(error, ConnectionClosed) and connection.gone:
             logger.debug("WebSocket %s: %s ended by the close", connection.path, place)
+        elif isinstance(error, MessageDropped):  # counted and warned of already
+            logger.debug("WebSocket %s: %s ended by an overflow", connection.path, place)
         elif isinstance(error, Reject):
             self._reject(error)
         elif connection.state is CONNECTING and isinstance(error, PermissionDenied | Http404):
             self._reject(Reject(403 if isinstance(error, PermissionDenied) else 404))
+        elif connection.state is CONNECTING and isinstance(error, SuspiciousOperation | BadRequest):
+            # The client's fault, as undecodable data is: no traceback, and no mail.
+            name = type(error).__name__
+            logger.warning("WebSocket %s refused with 400: %s in %s", connection.path, name, place)
+            self._reject(Reject(400, HTTPStatus(400).phrase))
         else:
             await self.report(place, error)
-            if place not in (MIDDLEWARE, "on_error"):
+            if place not in (MIDDLEWARE, "on_error", "authenticate_first"):
                 await self.call("on_error", error)
             if connection.state is CONNECTING:
                 connection.refuse(500, debug_reason(error) or HTTPStatus(500).phrase)

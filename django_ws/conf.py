@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from django.apps import apps
@@ -16,6 +16,10 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.dispatch import receiver
+
+from django_ws.client_address import TrustedProxies, parse_trusted_proxies
+from django_ws.jwt_config import JWTConfig, jwt_config
+from django_ws.rate_limit import Rate, parse_rate
 
 DEFAULT_PREFIX = "django_ws:"  # of everything that a broadcast backend keeps on a server
 
@@ -26,10 +30,25 @@ def _positive_int(value: Any) -> int:
     return value
 
 
-def _seconds(value: Any) -> float:
+def seconds(value: Any) -> float:
+    """The value, if it is a positive number. Raises ``ValueError``."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
         raise ValueError(f"{value!r} is not a positive number of seconds")
     return float(value)
+
+
+def _limit(value: Any) -> int | None:
+    return None if value is None else _positive_int(value)
+
+
+def _rate(value: Any) -> Rate | None:
+    return None if value is None else parse_rate(value)
+
+
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r} is neither True nor False")
+    return value
 
 
 def _strings(value: Any) -> tuple[str, ...]:
@@ -65,12 +84,12 @@ def _module(value: Any) -> str:
 
 @dataclass(frozen=True)
 class BroadcastConfig:
-    """One entry of ``WS_BROADCAST``."""
+    """One entry of ``WS_BROADCAST``. Its ``repr`` shows no password."""
 
     backend: str
-    location: Any
+    location: Any = field(repr=False)
     prefix: str
-    options: Mapping[str, Any]
+    options: Mapping[str, Any] = field(repr=False)
 
 
 _MEMORY = "django_ws.pubsub.backends.memory.MemoryBackend"
@@ -80,12 +99,16 @@ _BROADCAST_KEYS = {"BACKEND", "LOCATION", "PREFIX", "OPTIONS"}
 
 
 def _broadcast(value: Any) -> dict[str, BroadcastConfig]:
+    """No error shows the value: there may be a password in it."""
     if isinstance(value, str):
         if not value.startswith(_REDIS_SCHEMES):
-            raise ValueError(f"{value!r} is not the URL of a Redis server")
+            schemes = ", ".join(_REDIS_SCHEMES)
+            raise ValueError(f"the text is not the URL of a Redis server ({schemes})")
         value = {"default": {"BACKEND": _REDIS, "LOCATION": value}}
     if not isinstance(value, Mapping) or "default" not in value:
-        raise ValueError(f"{value!r} is neither a URL nor a dict with the key 'default'")
+        raise ValueError(
+            f"a {type(value).__name__} that is neither a URL nor a dict with the key 'default'"
+        )
     return {alias: _broadcast_entry(alias, entry) for alias, entry in value.items()}
 
 
@@ -134,6 +157,8 @@ class Setting:
     cure: str
 
 
+_LIMIT_CURE = "Give the most connections in one process, for example 1000, or None."
+
 SETTINGS = {
     "ROOT_WS_URLCONF": Setting(
         _default_urlconf, _module, "Name the module with the routes, for example 'mysite.ws_urls'."
@@ -150,9 +175,9 @@ SETTINGS = {
     "WS_SEND_BUFFER": Setting(
         lambda: 1024 * 1024, _positive_int, "Give bytes, for example 1024 * 1024."
     ),
-    "WS_PING_INTERVAL": Setting(lambda: 59.0, _seconds, "Give seconds, for example 59."),
-    "WS_CONNECT_TIMEOUT": Setting(lambda: 10.0, _seconds, "Give seconds, for example 10."),
-    "WS_CLOSE_TIMEOUT": Setting(lambda: 10.0, _seconds, "Give seconds, for example 10."),
+    "WS_PING_INTERVAL": Setting(lambda: 59.0, seconds, "Give seconds, for example 59."),
+    "WS_CONNECT_TIMEOUT": Setting(lambda: 10.0, seconds, "Give seconds, for example 10."),
+    "WS_CLOSE_TIMEOUT": Setting(lambda: 10.0, seconds, "Give seconds, for example 10."),
     "WS_BROADCAST": Setting(
         lambda: {"default": BroadcastConfig(_MEMORY, None, DEFAULT_PREFIX, {})},
         _broadcast,
@@ -161,6 +186,30 @@ SETTINGS = {
     ),
     "WS_MAX_TOPICS": Setting(
         lambda: 100, _positive_int, "Give the most topics of one connection, for example 100."
+    ),
+    "WS_AUTH_RECHECK": Setting(lambda: 60.0, seconds, "Give seconds, for example 60."),
+    "WS_RATE_LIMIT": Setting(
+        lambda: None,
+        _rate,
+        "Give the most messages of one client, for example '20/s', '600/m' or '10000/h', or None.",
+    ),
+    "WS_MAX_CONNECTIONS": Setting(lambda: None, _limit, _LIMIT_CURE),
+    "WS_MAX_CONNECTIONS_PER_USER": Setting(lambda: None, _limit, _LIMIT_CURE),
+    "WS_MAX_CONNECTIONS_PER_ADDRESS": Setting(lambda: None, _limit, _LIMIT_CURE),
+    "WS_TRUSTED_PROXIES": Setting(
+        TrustedProxies,
+        parse_trusted_proxies,
+        "List addresses and networks of your proxies, for example ['10.0.0.5', '10.1.0.0/16', "
+        "'fd00::/8'], and 'unix' where they come over a unix socket.",
+    ),
+    "WS_TOKEN_IN_URL": Setting(
+        lambda: False, _boolean, "Give True to take tokens from ?token=, or leave it unset."
+    ),
+    "WS_JWT": Setting(
+        lambda: None,
+        jwt_config,
+        "Give a dict such as {'key': PUBLIC_KEY, 'algorithms': ['ES256'], 'audience': 'mysite', "
+        "'issuer': 'https://login.example.com'}; user_claim, user_field and leeway may be added.",
     ),
     "WS_SYNC_THREADS": Setting(
         _default_threads, _positive_int, "Give the number of threads, for example 8."
@@ -182,6 +231,14 @@ class Conf:
     ws_close_timeout: float
     ws_broadcast: Mapping[str, BroadcastConfig]
     ws_max_topics: int
+    ws_auth_recheck: float
+    ws_rate_limit: Rate | None
+    ws_max_connections: int | None
+    ws_max_connections_per_user: int | None
+    ws_max_connections_per_address: int | None
+    ws_trusted_proxies: TrustedProxies
+    ws_token_in_url: bool
+    ws_jwt: JWTConfig | None
     ws_sync_threads: int
 
 
@@ -208,7 +265,7 @@ def get() -> Conf:
     current = _current
     if current is None or current[0] != _generation:
         generation = _generation
-        values = {field.name: read(field.name.upper()) for field in fields(Conf)}
+        values = {each.name: read(each.name.upper()) for each in fields(Conf)}
         _current = current = generation, Conf(**values)
     return current[1]
 

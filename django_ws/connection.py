@@ -23,7 +23,7 @@ from django_ws.exceptions import (
     StateError,
     WebSocketError,
 )
-from django_ws.inbound import Inbound
+from django_ws.inbound import STOPPED, Inbound
 from django_ws.outbound import MESSAGE_OVERHEAD, Outbound, data_size
 from django_ws.printable import printable
 from django_ws.sync import SyncWork, own_sync_work
@@ -61,10 +61,10 @@ class Connection:
     """
 
     __slots__ = (
-        "__weakref__", "_closed_future", "_closing", "_send", "_sender", "_thread",
+        "__weakref__", "_closed_future", "_closing", "_is_accepted", "_send", "_sender", "_thread",
         "_warned_at", "close_code", "close_reason", "inbound", "loop", "on_closing", "outbound",
         "overflow", "refuse_after_accept", "scope", "state", "subprotocol", "subprotocols",
-        "sync_work", "task",
+        "sync_work", "task", "token_subprotocol",
     )  # fmt: skip
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -83,6 +83,8 @@ class Connection:
         self.close_reason = ""
         self.subprotocol: str | None = None
         self.subprotocols: Sequence[str] = ()  # those that may be answered
+        self.token_subprotocol: str | None = None  # answered for want of others, and told nobody
+        self._is_accepted = False  # early, while the state is still CONNECTING
         self.refuse_after_accept = False  # so that browsers can read the status
         self.overflow: Overflow = "close"
         self.on_closing: Callable[[bool], None] = _nothing
@@ -120,7 +122,8 @@ class Connection:
         }  # fmt: skip
         self._ended(REFUSED, 1006, "")
         if self.refuse_after_accept:
-            self._put_accept()
+            if not self._is_accepted:
+                self._put_accept()
             self._closing = self._put_close(1011 if status == 500 else 4000 + status, body)
             return self._closing
         if "websocket.http.response" not in (self.scope.get("extensions") or {}):
@@ -144,6 +147,11 @@ class Connection:
         """Open the connection with the first of ``subprotocols`` that the client offers."""
         self.state = OPEN
         self._sender = self.task
+        return self._put_accept() if not self._is_accepted else done(self.loop)
+
+    def accept_early(self) -> Awaitable[None]:
+        """Accept, and leave all else as it is before: the log-in is still to come."""
+        self.refuse_after_accept = self._is_accepted = True
         return self._put_accept()
 
     def _put_accept(self) -> Awaitable[None]:
@@ -153,6 +161,9 @@ class Connection:
             if name in offered:
                 event["subprotocol"] = self.subprotocol = name
                 break
+        else:
+            if self.token_subprotocol is not None:
+                event["subprotocol"] = self.token_subprotocol
         return self.outbound.put(event)
 
     async def hand_over(self, application: ASGIApplication, scope: Scope) -> None:
@@ -161,9 +172,18 @@ class Connection:
         events: list[Event] = [{"type": "websocket.connect"}]
 
         async def receive() -> Event:
-            return events.pop() if events else await self.inbound.next()
+            event = events.pop() if events else await self.inbound.next()
+            return self._disconnect_event() if event is STOPPED else event
 
-        await application(scope, receive, self._send)
+        async def send(event: Event) -> None:
+            if self.state is HANDED_OVER:  # otherwise the log-in has ended
+                await self._send(event)
+
+        await application(scope, receive, send)
+
+    def _disconnect_event(self) -> Event:
+        code, reason = self.close_code, self.close_reason
+        return {"type": "websocket.disconnect", "code": code, "reason": reason}
 
     # While open
 
@@ -216,20 +236,26 @@ class Connection:
         else:
             self._send_or_drop(event, event["text"] if "text" in event else event["bytes"])
 
-    def make_room(self, size: int, drop_oldest: Callable[[], bool]) -> WebSocketError | None:
-        """None where so many bytes more may wait; otherwise, by ``overflow``, why they may not."""
+    def make_room(
+        self, size: int, drop_oldest: Callable[[], bool], beside: Callable[[], int] = int
+    ) -> WebSocketError | None:
+        """None where so many bytes more may wait; otherwise, by ``overflow``, why they may not.
+
+        ``beside`` tells what waits for a hook instead of for the client.
+        """
         has_room = self.outbound.has_room
-        if has_room(size):
+        if has_room(size, beside()):
             return None
         match self.overflow:
             case "drop_newest":
                 return MessageDropped()
             case "drop_oldest":
-                while not has_room(size) and drop_oldest():
+                while not has_room(size, beside()) and drop_oldest():
                     self._warn_of_drops()
-                return None if has_room(size) else MessageDropped()  # half sent already
+                # Otherwise it is half sent already.
+                return None if has_room(size, beside()) else MessageDropped()
             case _:
-                self._overflow()
+                self._overflow(beside())
                 return self.closed_error()
 
     def drop(self, error: WebSocketError) -> Awaitable[None]:
@@ -239,15 +265,29 @@ class Connection:
             self._warn_of_drops()
         return Failed(error)
 
-    def _overflow(self) -> None:
+    def _overflow(self, beside: int) -> None:
+        cause = (
+            "the client reads too slowly"
+            if self.outbound.size > beside
+            else "broadcasts come faster than its hooks handle them"
+        )
+        is_open = self.state is OPEN
         logger.warning(
-            "WebSocket %s: the client reads too slowly, %d bytes wait: closed with 1013. "
+            "WebSocket %s: %s, %d bytes wait: %s. "
             "Send less, raise WS_SEND_BUFFER, or set send_overflow on the handler.",
             self.path,
-            self.outbound.size,
+            cause,
+            self.outbound.size + beside,
+            "closed with 1013" if is_open else "refused with 503",
         )
+        if not is_open:
+            self.refuse(503)
+            return
+        if self.outbound.size == 0:
+            self._close(1013, cause)
+            return
         # At once: a client that does not read cannot be told.
-        self._ended(CLOSED, 1013, "the client reads too slowly")
+        self._ended(CLOSED, 1013, cause)
         self.outbound.fail(self.closed_error())
 
     def _warn_of_drops(self) -> None:
@@ -305,10 +345,8 @@ class Connection:
 
     def _close(self, code: int, reason: str) -> Awaitable[None]:
         if self.state is CONNECTING:
-            return self.refuse(403)
-        if self.state is HANDED_OVER:
-            raise StateError("close() on a route of an ASGI application: it has the connection")
-        if self.state is OPEN:
+            return self.refuse(code - 4000 if 4400 <= code < 4600 else 403)
+        if self.state is OPEN or self.state is HANDED_OVER:
             self._closing = self._put_close(code, reason)
             self._ended(CLOSED, code, reason)
         return self._closing
@@ -321,8 +359,9 @@ class Connection:
         """The server said ``websocket.disconnect``."""
         if self.state is CONNECTING:
             self._ended(REFUSED, 1006, "", by_client=True)
-            # uvicorn logs an error for a handshake that is not answered, client or not.
-            self.outbound.put({"type": "websocket.close", "code": 1000})
+            if not self._is_accepted:
+                # uvicorn logs an error for a handshake that is not answered, client or not.
+                self.outbound.put({"type": "websocket.close", "code": 1000})
         elif self.state is OPEN:
             code = event.get("code") or 1005
             if code == 1005 and "reason" not in event and self._tells_reasons:

@@ -29,8 +29,8 @@ class Ending:
     """
 
     __slots__ = (
-        "_background", "_cancels", "_deadline", "_finishing", "_is_started", "_opened",
-        "_subscriptions", "_timer", "calls", "connection", "handler",
+        "_background", "_cancels", "_deadline", "_finishing", "_is_handed_over", "_is_started",
+        "_opened", "_subscriptions", "_timer", "calls", "connection", "handler",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, handler: Handler) -> None:
@@ -43,6 +43,7 @@ class Ending:
         self._opened = False
         self._finishing = False
         self._is_started = False  # on_open has returned
+        self._is_handed_over = False  # to an ASGI application, which learns of the end itself
         self._background: Background | None = None
         self._subscriptions: Subscriptions | None = None
         connection.on_closing = self._closing_begins
@@ -95,6 +96,8 @@ class Ending:
             return
         if not by_client:
             self.connection.inbound.stop_handling()
+        if self._is_handed_over:
+            return
         if self.connection.inbound.in_hook:
             timer = self.connection.loop.call_later(self._remaining, self._out_of_time)
             self._set_timer(timer)
@@ -131,6 +134,8 @@ class Ending:
             return done(self.connection.loop)
         self._finishing = True
         self._set_timer(None)
+        if self.handler.request.login is not None:
+            self.handler.request.login.finish()
         self.connection.over()
         on_close = self._opened and "on_close" in self.handler.hooks.overridden
         if self._background is None and not on_close:

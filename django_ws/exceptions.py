@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from django_ws.printable import printable
 
@@ -75,6 +75,18 @@ class Reject(WebSocketError):
         super().__init__(f"handshake refused with {status}{': ' + reason if reason else ''}")
 
 
+class TopicForbidden(Reject):
+    """``may_subscribe`` has refused ``topic``.
+
+    Where nobody catches it, it refuses the handshake with 403, or closes with 4403.
+    """
+
+    def __init__(self, topic: str) -> None:
+        super().__init__(403, "Forbidden")
+        self.topic = topic
+        self.args = (f"may_subscribe() refuses the topic {printable(topic)!r}",)
+
+
 class EncodeError(WebSocketError, TypeError):
     """A message cannot be encoded. ``path`` names the value: ``$["user"]["avatar"]``."""
 
@@ -104,12 +116,22 @@ class BroadcastError(WebSocketError):
 
     ``action`` is what was tried, ``server`` names the backend (without passwords), ``reason``
     says what went wrong; the exception of the client library is the ``__cause__``.
+
+    ``errors``: where a backend was given several messages at once, those that were not taken,
+    by their index. Empty where nobody knows: any of them may be lost then.
     """
 
-    def __init__(self, action: str, server: str, reason: str) -> None:
+    def __init__(
+        self,
+        action: str,
+        server: str,
+        reason: str,
+        errors: Mapping[int, BroadcastError] | None = None,
+    ) -> None:
         self.action = action
         self.server = server
         self.reason = reason
+        self.errors = errors or {}
         super().__init__(f"{action} failed at {server}: {reason}")
 
 

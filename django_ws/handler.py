@@ -50,11 +50,16 @@ class WebSocketHandler:
     codec: Codec = JSONCodec()
     subprotocols: Sequence[str] = ()
     max_message_size: int | None = None  # bytes; WS_MAX_MESSAGE_SIZE where None
+    rate_limit: str | Literal[False] | None = None  # "20/s"; WS_RATE_LIMIT where None
+    idle_timeout: float | None = None  # seconds without a message from the client
     send_overflow: Overflow = "close"
     topics: Sequence[str] = ()  # joined from the start
     using: str = "default"  # the alias of WS_BROADCAST
     reject_with: Literal["http", "close"] = "http"
     PROCESS_CANCEL_ERRORS = False
+
+    first_message_seconds: float = 10.0
+    rate_limited: int = 0  # messages of this connection that its rate_limit did not allow
 
     hooks: ClassVar[Hooks]
 
@@ -79,6 +84,22 @@ class WebSocketHandler:
         self._life: Life | None = Life(connection, self)  # None after the end
 
     # Hooks. Declared as neither async nor sync, so that both kinds may override them.
+
+    def authenticate_first(self, message: Any) -> Any:
+        """``async def``: the ``Login`` that the first message stands for, or None.
+
+        A handler that overrides it (``FirstMessageAuthMixin`` does) is accepted at once, and
+        nothing else happens until the client's first message has logged it in: otherwise, or
+        after ``first_message_seconds``, it is closed with 4401.
+        """
+        return _nothing_to_do
+
+    def authorize(self) -> Any:
+        """Before ``on_connect``: whether this client may connect. Raises ``Reject`` if not.
+
+        For mixins, such as those of ``django_ws.auth``: they hold whatever ``on_connect`` does.
+        """
+        return _nothing_to_do
 
     def on_connect(self) -> Any:
         """Before the accept: ``request``, its user and ``kwargs`` are there. May reject."""
@@ -111,6 +132,14 @@ class WebSocketHandler:
         """The client sent what the codec cannot decode. By default: close with 1007."""
         return self.close(1007, error.reason)
 
+    def on_rate_limited(self) -> Any:
+        """The client sent more than ``rate_limit`` allows. By default: close with 4429.
+
+        Called for each message that is too much, in its place: it is not handled, whatever this
+        does. ``rate_limited`` counts them.
+        """
+        return self.close(4429, "too many messages")
+
     def on_task_error(self, error: BaseException) -> Any:
         """An exception in a background task. It is logged already; the connection stays open.
 
@@ -140,6 +169,15 @@ class WebSocketHandler:
         is accepted when all are confirmed, and refused with 503 if the backend is down.
         """
         return self.topics
+
+    def may_subscribe(self, topic: str) -> bool:
+        """Whether this connection may join a topic: asked for each, by whatever way it comes.
+
+        Called in the event loop and never ``async def``: read what it needs in ``on_connect``.
+        Where it gives False, ``subscribe`` raises ``TopicForbidden``, and a handshake with this
+        topic is refused with 403.
+        """
+        return True
 
     # State
 
@@ -243,10 +281,10 @@ class WebSocketHandler:
         """Join a topic, or several. Awaiting returns when the backend has confirmed: nothing
         that is broadcast after that is missed.
 
-        Raises ``InvalidTopic`` and ``TooManyTopics`` (``WS_MAX_TOPICS``) at the call; awaiting
-        raises ``BroadcastError`` after 5 s if the backend is down (topics joined before stay)
-        and ``ConnectionClosed`` after the close. What arrives before ``on_open`` has returned
-        waits for it.
+        Raises ``InvalidTopic``, ``TooManyTopics`` (``WS_MAX_TOPICS``) and ``TopicForbidden``
+        (``may_subscribe``) at the call; awaiting raises ``BroadcastError`` after 5 s if the
+        backend is down (topics joined before stay) and ``ConnectionClosed`` after the close.
+        What arrives before ``on_open`` has returned waits for it.
         """
 
         def join() -> Awaitable[None]:

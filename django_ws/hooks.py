@@ -10,6 +10,8 @@ from asgiref.sync import iscoroutinefunction
 
 # Every hook with the names of its arguments after self.
 HOOKS: dict[str, tuple[str, ...]] = {
+    "authenticate_first": ("message",),
+    "authorize": (),
     "on_connect": (),
     "on_open": (),
     "on_message": ("message",),
@@ -17,12 +19,15 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "on_close": (),
     "on_error": ("error",),
     "on_decode_error": ("error",),
+    "on_rate_limited": (),
     "on_task_error": ("error",),
     "on_broadcast": ("topic", "message"),
     "on_broadcast_gap": ("topics",),
     "get_topics": (),
+    "may_subscribe": ("topic",),
 }
-IN_THE_LOOP = {"on_task_error", "get_topics"}  # never in a thread, even as a plain function
+# Never in a thread, even as a plain function:
+IN_THE_LOOP = {"on_task_error", "get_topics", "may_subscribe"}
 
 
 @dataclass(frozen=True, slots=True)

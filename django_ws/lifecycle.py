@@ -14,22 +14,25 @@ from collections.abc import Awaitable
 from types import TracebackType
 
 from django_ws import conf
-from django_ws.acting import current_task, done
+from django_ws.acting import Done, current_task, done
+from django_ws.bounds import Bounds, bounds_of
 from django_ws.calls import MIDDLEWARE
 from django_ws.close_codes import CloseCode
 from django_ws.connection import CONNECTING, HANDED_OVER, OPEN, REFUSED
-from django_ws.ending import Ending
-from django_ws.exceptions import BroadcastError, ConnectionClosed, DecodeError
+from django_ws.exceptions import BroadcastError, ConnectionClosed, DecodeError, MessageDropped
+from django_ws.first_message import FirstMessage
 from django_ws.inbound import STOPPED
 from django_ws.outbound import data_size
 from django_ws.pubsub.hubs import DEFAULT, hub_of
-from django_ws.pubsub.topics import user_topic
-from django_ws.types import ASGIApplication, Scope
+from django_ws.types import ASGIApplication, Login, Scope
 
 logger = logging.getLogger("django.ws.request")
 
 
-class Life(Ending):
+_nobody = Done(True)  # is logged in: nothing to look at
+
+
+class Life(FirstMessage):
     """The life of one connection. Runs in the task in which the server called the application.
 
     Nothing here makes a task, a queue or a timer for a message, and few coroutines wait while
@@ -43,9 +46,7 @@ class Life(Ending):
     def __aenter__(self) -> Awaitable[None]:
         connection = self.connection
         connection.inbound.hook_starts()
-        self._timer = connection.loop.call_later(
-            conf.get().ws_connect_timeout, self._connect_timed_out
-        )
+        self._bound_handshake()
         return done(connection.loop)
 
     async def __aexit__(
@@ -70,6 +71,9 @@ class Life(Ending):
                 return self._take_back_cancel()
             if not isinstance(error, Exception) or connection.state is HANDED_OVER:
                 return False  # the server answers it, as it would without us
+            # Without the frame of our own caller: a report that shows variables would show the
+            # scope, and in it cookies and tokens.
+            error.__traceback__ = traceback.tb_next if traceback is not None else None
             await self.calls.failed(MIDDLEWARE, error)
             return True
         finally:
@@ -86,10 +90,16 @@ class Life(Ending):
 
     async def hand_over(self, application: ASGIApplication, scope: Scope) -> None:
         """The innermost for an ASGI application: the connection is its own from here on."""
-        if self.connection.state is CONNECTING:
+        connection = self.connection
+        if connection.state is CONNECTING and await self._log_in():
             self._set_timer(None)
-            self.connection.inbound.hook_ends()
-            await self.connection.hand_over(application, scope)
+            connection.inbound.hook_ends()
+            self._is_handed_over = True
+            await connection.hand_over(application, scope)
+
+    def _bound_handshake(self) -> None:
+        seconds = conf.get().ws_connect_timeout
+        self._set_timer(self.connection.loop.call_later(seconds, self._connect_timed_out))
 
     def _connect_timed_out(self) -> None:
         logger.warning(
@@ -110,7 +120,18 @@ class Life(Ending):
             return  # a middleware rejected, and called the next one all the same
         # A middleware may run this in a task of its own, as asyncio.wait_for() on Python 3.11.
         servers_task, connection.task = connection.task, current_task() or connection.task
+        bounds: Bounds | None = None
         try:
+            if "authenticate_first" in handler.hooks.overridden:
+                if not await self._log_in_by_first_message():
+                    return
+                self._bound_handshake()
+            if not await self._log_in():
+                return
+            if "authorize" in handler.hooks.overridden:
+                await calls.call("authorize")
+                if connection.state is not CONNECTING:
+                    return
             if "on_connect" in handler.hooks.overridden:
                 await calls.call("on_connect")
                 if connection.state is not CONNECTING:
@@ -119,9 +140,11 @@ class Life(Ending):
                 await self._join_topics()
                 if connection.state is not CONNECTING:
                     return
-            user = getattr(handler.request, "user", None)
-            if user is not None and user.is_authenticated and user.pk is not None:
-                self.subscriptions.belongs_to(user_topic(user), hub_of(DEFAULT))
+            try:
+                bounds = bounds_of(handler, connection, calls)
+            except Exception as error:
+                await calls.failed("rate_limit or idle_timeout", error)
+                return
             self._set_timer(None)
             try:
                 await connection.accept()
@@ -136,7 +159,11 @@ class Life(Ending):
                 self._subscriptions.release()
             inbound = connection.inbound
             inbound.hook_ends()
-            receive, watch, busy = inbound.receive, inbound.watch, inbound.watch.busy
+            receive, next_event = inbound.receive, inbound.next
+            if bounds is not None:  # otherwise they cost nothing here
+                receive = next_event = bounds.next
+                bounds.begin()
+            watch, busy = inbound.watch, inbound.watch.busy
             on_message = calls.function("on_message")
             takes_bytes = "on_bytes" in handler.hooks.overridden
             on_bytes = calls.function("on_bytes")
@@ -146,7 +173,7 @@ class Life(Ending):
             calls.place = "on_message"
             while True:  # hot, and therefore all in one place
                 try:
-                    event = await (inbound.next() if inbound.ahead else receive())
+                    event = await (next_event() if inbound.ahead else receive())
                 except Exception as error:
                     logger.debug("WebSocket %s: receive failed: %r", connection.path, error)
                     event = {"type": "websocket.disconnect", "code": 1006}
@@ -181,7 +208,7 @@ class Life(Ending):
                 except (Exception, asyncio.CancelledError) as error:
                     await calls.failed(calls.place, error)
                     calls.place = "on_message"
-                    if not isinstance(error, ConnectionClosed):
+                    if not isinstance(error, ConnectionClosed | MessageDropped):
                         return
                 finally:
                     del busy[inbound]
@@ -190,10 +217,29 @@ class Life(Ending):
                 connection.close(CloseCode.GOING_AWAY)
                 raise
         finally:
+            if bounds is not None:
+                bounds.end()
             if connection.state is OPEN:
                 connection.close(CloseCode.INTERNAL_ERROR)
             await self._finish()
             connection.task = servers_task
+
+    def _log_in(self) -> Awaitable[bool]:
+        """Register the log-in, then look once more whether it still holds.
+
+        In this order, and before anything else: whenever it ends from now on, this is told.
+        """
+        login = self.handler.request.login
+        return self._watch(login) if login is not None else _nobody
+
+    async def _watch(self, login: Login) -> bool:
+        self.subscriptions.belongs_to(login.owners, hub_of(DEFAULT))
+        if not await login.begin(self._login_ended):
+            self._login_ended()
+        return self.connection.state is CONNECTING
+
+    def _login_ended(self) -> None:
+        self.connection.close(CloseCode.LOGIN_ENDED, "the log-in has ended")
 
     async def _join_topics(self) -> None:
         """The topics that the connection has from the start."""

@@ -77,12 +77,12 @@ class Outbound:
         """Send one event now. Only inside a task; ``ready`` is that of this buffer."""
         try:
             call = self._send(event).__await__()
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:  # nobody has cancelled this one
             return self._failed(event, error)
         try:
             # next() with a default costs no StopIteration, as send() would.
             suspended_on = ready.run(next, call, FINISHED)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             if isinstance(error, RuntimeError) and self._is_driving():
                 # The server's send has itself led here, for example through the log and one
                 # of its handlers that tells clients: this event waits behind that one.
@@ -97,7 +97,7 @@ class Outbound:
             suspended_on._asyncio_future_blocking = False
         return self._wait(event, _resume(call, suspended_on))
 
-    def _failed(self, event: Event, error: Exception) -> Awaitable[None]:
+    def _failed(self, event: Event, error: BaseException) -> Awaitable[None]:
         if self.ready is not None and (other := _other_close(event, error)) is not None:
             return self.drive(other, self.ready)
         # Whatever else a server raises here means that the connection is gone.
@@ -110,9 +110,12 @@ class Outbound:
             return True
         return False
 
-    def has_room(self, size: int) -> bool:
-        """Whether so many bytes more may wait; the first message always may."""
-        return self.size == 0 or self.size + size <= self._limit
+    def has_room(self, size: int, beside: int = 0) -> bool:
+        """Whether so many bytes more may wait, with those that wait elsewhere for the same
+        connection; the first message always may.
+        """
+        waiting = self.size + beside
+        return waiting == 0 or waiting + size <= self._limit
 
     def drop_oldest(self) -> bool:
         """Drop the message that has waited longest; not the one under way, which is half sent."""
@@ -187,7 +190,7 @@ class Outbound:
             self.count_drop(error)
         return Failed(error)
 
-    def count_drop(self, error: WebSocketError) -> None:
+    def count_drop(self, error: Exception) -> None:
         """A message is not sent: who awaits it is told why, the log is told for all others."""
         self.dropped += 1
         logger.debug("WebSocket %s: a message was dropped: %s", printable(self._path), error)
@@ -221,7 +224,7 @@ class _Waiting:
             self.size = data_size(data) + MESSAGE_OVERHEAD
 
 
-def _other_close(event: Event, error: Exception) -> Event | None:
+def _other_close(event: Event, error: BaseException) -> Event | None:
     """A close that a server takes which refuses this one for its code; None for all else.
 
     Daphne sends no code of its own protocol but 1000: its clients get 4011 instead of 1011.

@@ -33,7 +33,7 @@ async def report_error(
 def _report(
     sender: type, request: WebSocketRequest, connection_id: str, place: str, error: BaseException
 ) -> None:
-    user = getattr(request, "user", None)
+    user, request = getattr(request, "user", None), request.for_reports()
     logger.error(
         "WebSocket %s: exception in %s (user %s, connection %s)",
         printable(request.path),

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+from typing import Any, Self, cast
+from urllib.parse import urlencode
 
 from django.conf import settings
 from django.contrib.sessions.backends.base import SessionBase
 from django.core.handlers.asgi import ASGIRequest, get_script_prefix
 from django.http import QueryDict, parse_cookie
 from django.utils.functional import cached_property
-from django.views.debug import SafeExceptionReporterFilter, get_default_exception_reporter_filter
+from django.views.debug import SafeExceptionReporterFilter
 
-from django_ws.types import Scope
+from django_ws import conf
+from django_ws.client_address import client_address
+from django_ws.hiding import report_filter, shown_query
+from django_ws.thread_caches import share_cache
+from django_ws.types import Login, Scope
 
 SCHEMES = {"ws": "http", "wss": "https"}
 
@@ -29,6 +34,8 @@ class WebSocketRequest(ASGIRequest):
     """
 
     session_store: type[SessionBase] | None = None  # set by the middleware that knows it
+
+    login: Login | None = None  # what the user's log-in rests on; set by the same middleware
 
     # Constants of every handshake: a GET without a body.
     method = "GET"
@@ -62,6 +69,14 @@ class WebSocketRequest(ASGIRequest):
         query: bytes = self.scope.get("query_string", b"")
         return query.decode("utf-8", "replace")
 
+    @property
+    def client_address(self) -> str | None:
+        """The client's IP address; from X-Forwarded-For where ``WS_TRUSTED_PROXIES`` allows.
+
+        None where it is not known: the peer came over a unix socket, and is not trusted.
+        """
+        return client_address(self.scope, conf.get().ws_trusted_proxies)
+
     @cached_property
     def COOKIES(self) -> dict[str, str]:  # type: ignore[override]
         # Not every server lowers the names, though ASGI asks for it.
@@ -73,7 +88,9 @@ class WebSocketRequest(ASGIRequest):
         """The session of the cookie, opened at its first use."""
         if self.session_store is None:
             raise AttributeError("this request has no session: AuthMiddleware gives it one")
-        return self.session_store(self.COOKIES.get(settings.SESSION_COOKIE_NAME))
+        session = self.session_store(self.COOKIES.get(settings.SESSION_COOKIE_NAME))
+        share_cache(session)
+        return session
 
     @property
     def _stream(self) -> io.BytesIO:  # type: ignore[override]  # a new one each time, since Django closes it
@@ -83,21 +100,34 @@ class WebSocketRequest(ASGIRequest):
         """The user, loaded before any hook runs; ``AttributeError`` without AuthMiddleware."""
         return self.user
 
+    def __repr__(self) -> str:
+        # Without the query string, which may hold a token.
+        return f"<{type(self).__name__}: {self.method} {self.path!r}>"
+
+    def for_reports(self) -> Self:
+        """Itself, or a copy without the values of the query string that may be secrets.
+
+        Error reports show the query string in several places, and no filter is asked. They ask
+        for ``GET`` too, which must not raise there, however many fields there are.
+        """
+        shown = shown_query(self._query_string)
+        if shown is None:
+            return self
+        fields = QueryDict(mutable=True)
+        for name, value in shown:
+            fields.appendlist(name, value)
+        query = urlencode(shown, safe="*")
+        copy = type(self)(cast(Scope, self.scope))
+        copy.__dict__ |= vars(self)
+        copy.__dict__ |= {"GET": fields, "META": {**self.META, "QUERY_STRING": query}}
+        copy.__dict__.pop("headers", None)  # made from META
+        return copy
+
     def _get_scheme(self) -> str:
         scheme: str = self.scope.get("scheme", "ws")
         return SCHEMES.get(scheme, scheme)
 
     @property
     def exception_reporter_filter(self) -> SafeExceptionReporterFilter:  # type: ignore[override]
-        """What hides secrets in error reports: Django's filter, and the subprotocol header."""
-        return _hiding_subprotocol(type(get_default_exception_reporter_filter()))
-
-
-def _hiding_subprotocol(base: type[SafeExceptionReporterFilter]) -> SafeExceptionReporterFilter:
-    class HidingFilter(base):  # type: ignore[misc,valid-type]
-        def get_safe_request_meta(self, request: Any) -> dict[str, Any]:
-            meta: dict[str, Any] = super().get_safe_request_meta(request)
-            name = "HTTP_SEC_WEBSOCKET_PROTOCOL"  # browsers can carry a token nowhere else
-            return {**meta, name: self.cleansed_substitute} if name in meta else meta
-
-    return HidingFilter()
+        """What hides secrets in error reports: Django's filter, and those of this handshake."""
+        return report_filter(cast(Scope, self.scope), self.COOKIES)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from typing import Any, Protocol, cast
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import Protocol, cast
 
 from django_ws import conf
 from django_ws.acting import All, Failed, done
 from django_ws.background import Background
 from django_ws.calls import Calls, Handler
 from django_ws.connection import Connection
-from django_ws.exceptions import EncodeError, MessageDropped, TooManyTopics
+from django_ws.exceptions import DecodeError, MessageDropped, TooManyTopics, TopicForbidden
 from django_ws.outbound import MESSAGE_OVERHEAD
 from django_ws.pubsub.envelope import Broadcast
 from django_ws.pubsub.hub import Hub
@@ -38,7 +38,7 @@ class Subscriptions:
 
     __slots__ = (
         "_calls", "_connection", "_handler", "_has_hook", "_hub", "_is_held", "_life",
-        "_takes_turns", "_user", "_waiting", "codec", "send", "topics",
+        "_owners", "_size", "_takes_turns", "_waiting", "codec", "send", "topics",
     )  # fmt: skip
 
     def __init__(
@@ -60,7 +60,8 @@ class Subscriptions:
         self._is_held = is_held  # nothing is handed on before on_open has returned
         self._waiting: deque[Broadcast | frozenset[str]] | None = None
         self._takes_turns = False  # a task calls the hooks, while anything waits
-        self._user: tuple[Hub, str] | None = None
+        self._size = 0  # bytes that wait here
+        self._owners: tuple[Hub, Sequence[str]] | None = None
         self.topics: tuple[str, ...] = ()  # a tenth of a dict's memory
         self.codec = handler.codec
         self.send: Callable[[Event], None] | None = None
@@ -68,7 +69,7 @@ class Subscriptions:
 
     def join(self, topics: str | Iterable[str]) -> Awaitable[None]:
         """Subscribe; awaiting returns when all are confirmed. Raises ``InvalidTopic``,
-        ``TooManyTopics`` and, where they are awaited, ``BroadcastError``.
+        ``TooManyTopics``, ``TopicForbidden`` and, where they are awaited, ``BroadcastError``.
         """
         if self._connection.gone:
             return Failed(self._connection.closed_error())
@@ -77,24 +78,39 @@ class Subscriptions:
         topics_then = tuple(dict.fromkeys((*self.topics, *joining)))
         if len(topics_then) > limit:
             raise TooManyTopics(limit)
+        if "may_subscribe" in self._handler.hooks.overridden:
+            self._check_permission(joining)
         self.topics = topics_then
-        return All([self._hub.join(self, topic) for topic in joining])
+        return All([self._hub.rooms.join(self, topic) for topic in joining])
+
+    def _check_permission(self, topics: Iterable[str]) -> None:
+        for topic in topics:
+            allowed = self._handler.may_subscribe(topic)
+            if not isinstance(allowed, bool):  # a coroutine would count as true
+                raise TypeError(
+                    f"may_subscribe({topic!r}) gave {type(allowed).__name__} instead of True or "
+                    "False. Write def, not async def, and read what it needs in on_connect."
+                )
+            if not allowed:
+                raise TopicForbidden(topic)
 
     def leave(self, topics: str | Iterable[str]) -> Awaitable[None]:
         for topic in check_topics(topics):
             if topic in self.topics:
                 self.not_joined(topic)
-                self._hub.leave(self, topic)
+                self._hub.rooms.leave(self, topic)
         return done(self._connection.loop)
 
-    def belongs_to(self, user_topic: str, hub: Hub) -> None:
-        """Let ``disconnect(user_topic(user))`` find the connection, through this hub."""
-        self._user = hub, user_topic
-        hub.add_user(user_topic, self)
+    def belongs_to(self, owners: Sequence[str], hub: Hub) -> None:
+        """Let ``disconnect(user_topic(user))`` and a log-out find it, through this hub."""
+        self._owners = hub, owners
+        for owner in owners:
+            hub.add_owner(owner, self)
 
     def release(self) -> None:
         """``on_open`` has returned: hand on what has arrived meanwhile."""
         self._is_held = False
+        self.codec = self._handler.codec  # on_open may have chosen it
         self._look_for_send()
         if self._waiting:
             if self._has_hook or not all(isinstance(item, Broadcast) for item in self._waiting):
@@ -105,13 +121,17 @@ class Subscriptions:
     def end(self) -> None:
         """The connection has begun to end: nothing is delivered any more."""
         for topic in self.topics:
-            self._hub.leave(self, topic)
+            self._hub.rooms.leave(self, topic)
         self.topics = ()
-        if self._user is not None:
-            hub, user_topic = self._user
-            hub.remove_user(user_topic, self)
-            self._user = None
-        self._drop_waiting()
+        if self._owners is not None:
+            hub, owners = self._owners
+            for owner in owners:
+                hub.remove_owner(owner, self)
+            self._owners = None
+        closed = self._connection.closed_error()
+        for item in self._waiting_items():
+            if isinstance(item, Broadcast):
+                self._connection.outbound.count_drop(closed)
 
     # What the hub calls
 
@@ -120,23 +140,26 @@ class Subscriptions:
 
     def deliver(self, broadcast: Broadcast) -> None:
         if self._is_in_line:
-            self._let_wait(broadcast, len(broadcast.payload) + MESSAGE_OVERHEAD)
+            self._let_wait(broadcast)
         else:
             self._send(broadcast)
 
     def _send(self, broadcast: Broadcast) -> None:
         try:
             event = broadcast.event_for(self.codec)
-        except EncodeError as error:
-            self._connection.outbound.count_drop(error)
-            logger.warning(
-                "WebSocket %s: a broadcast to %r was not sent: %s",
-                self._connection.path,
-                broadcast.topic,
-                error,
-            )
+        except Exception as error:  # of a codec of the user's, perhaps
+            self._cannot_send(broadcast, error)
         else:
             self._connection.deliver(event)
+
+    def _cannot_send(self, broadcast: Broadcast, error: Exception) -> None:
+        self._connection.outbound.count_drop(error)
+        logger.warning(
+            "WebSocket %s: a broadcast to %r was not sent: %r",
+            self._connection.path,
+            broadcast.topic,
+            error,
+        )
 
     @property
     def _is_in_line(self) -> bool:
@@ -147,8 +170,15 @@ class Subscriptions:
         self.send = None if self._is_in_line else self._connection.deliver
 
     def missed(self, topics: frozenset[str]) -> None:
-        if "on_broadcast_gap" in self._handler.hooks.overridden:
-            self._let_wait(topics, MESSAGE_OVERHEAD)
+        topics = topics.intersection(self.topics)  # some may have been left meanwhile
+        if "on_broadcast_gap" not in self._handler.hooks.overridden or not topics:
+            return
+        # No overflow takes it away: it is told once, for all, behind what waits already.
+        waiting = self._queue()
+        for told in [item for item in waiting if isinstance(item, frozenset)]:
+            waiting.remove(told)
+            topics |= told
+        self._append(topics, 0)
 
     def not_joined(self, topic: str) -> None:
         self.topics = tuple(joined for joined in self.topics if joined != topic)
@@ -156,18 +186,32 @@ class Subscriptions:
     def disconnect(self, code: int, reason: str) -> None:
         self._connection.close(code, reason)
 
+    def check_login(self) -> None:
+        login = self._handler.request.login
+        if login is not None:
+            login.check()
+
     # What waits for its turn
 
-    def _let_wait(self, item: Broadcast | frozenset[str], size: int) -> None:
+    def _queue(self) -> deque[Broadcast | frozenset[str]]:
         if self._waiting is None:
             self._waiting = deque()
+        return self._waiting
+
+    def _let_wait(self, broadcast: Broadcast) -> None:
         connection = self._connection
-        error = connection.make_room(size, self._drop_oldest)
+        if connection.gone:
+            return
+        size = _size(broadcast)
+        error = connection.make_room(size, self._drop_oldest, lambda: self._size)
         if error is not None:
             connection.drop(error)
-            return
-        connection.outbound.size += size
-        self._waiting.append(item)
+        else:
+            self._append(broadcast, size)
+
+    def _append(self, item: Broadcast | frozenset[str], size: int) -> None:
+        self._size += size
+        self._queue().append(item)
         if not self._is_held:
             self._take_turns()
 
@@ -180,13 +224,23 @@ class Subscriptions:
     async def _call_hooks(self) -> None:
         try:
             for item in self._waiting_items():
-                if isinstance(item, Broadcast):
-                    await self._calls.call_beside("on_broadcast", item.topic, item.message())
-                else:
+                if isinstance(item, frozenset):
                     await self._calls.call_beside("on_broadcast_gap", item)
+                elif self._has_hook:
+                    await self._call_hook(item)
+                else:
+                    self._send(item)
         finally:
             self._takes_turns = False
             self._look_for_send()
+
+    async def _call_hook(self, broadcast: Broadcast) -> None:
+        try:
+            message = broadcast.message()
+        except DecodeError as error:
+            self._cannot_send(broadcast, error)
+        else:
+            await self._calls.call_beside("on_broadcast", broadcast.topic, message)
 
     def _deliver_all(self) -> None:
         for item in self._waiting_items():
@@ -195,19 +249,19 @@ class Subscriptions:
     def _waiting_items(self) -> Iterator[Broadcast | frozenset[str]]:
         while self._waiting:
             item = self._waiting.popleft()
-            self._connection.outbound.size -= _size(item)
+            self._size -= _size(item)
             yield item
 
     def _drop_oldest(self) -> bool:
-        for _ in self._waiting_items():
-            self._connection.outbound.count_drop(MessageDropped())
-            return True
+        """Gaps stay: they are told whatever is dropped."""
+        for item in self._queue():
+            if isinstance(item, Broadcast):
+                self._queue().remove(item)
+                self._size -= _size(item)
+                self._connection.outbound.count_drop(MessageDropped())
+                return True
         return False
 
-    def _drop_waiting(self) -> None:
-        for _ in self._waiting_items():
-            pass
 
-
-def _size(item: Any) -> int:
-    return MESSAGE_OVERHEAD + (len(item.payload) if isinstance(item, Broadcast) else 0)
+def _size(item: Broadcast | frozenset[str]) -> int:
+    return len(item.payload) + MESSAGE_OVERHEAD if isinstance(item, Broadcast) else 0

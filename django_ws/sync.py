@@ -14,10 +14,10 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from typing import Any, ParamSpec, TypeVar
 
-from asgiref.sync import SyncToAsync, ThreadSensitiveContext
+from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext
 from django.conf import settings
 from django.core.signals import setting_changed
 from django.db import connections, reset_queries
@@ -149,6 +149,24 @@ def own_sync_work(work: SyncWork) -> None:
     """Count the sync work of the current task, and of the tasks it starts, to ``work``."""
     SyncToAsync.thread_sensitive_context.set(_context)
     _work.set(work)
+
+
+Place = tuple[Any, Any]
+
+
+def place() -> Place:
+    """What else than the pool runs the sync work of this context: in tests, their own thread."""
+    return _everything.get(), getattr(AsyncToSync.executors, "current", None)
+
+
+def context_at(where: Place) -> Context:
+    """A context for sync work of no connection, which runs at the place of the current one."""
+    everything, caller = where
+    # That of a test which runs under async_to_sync() cannot be named otherwise.
+    context = Context() if caller is None else copy_context()
+    context.run(own_sync_work, SyncWork())
+    context.run(_everything.set, everything)
+    return context
 
 
 def is_own_sync_work(work: SyncWork) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, Protocol
 
 # https://asgi.readthedocs.io/en/latest/specs/main.html
@@ -40,3 +40,30 @@ class Subscriber(Protocol):
         ...
 
     def disconnect(self, code: int, reason: str) -> None: ...
+
+    def check_login(self) -> None:
+        """The log-in of the connection may have ended."""
+        ...
+
+
+class Login(Protocol):
+    """What the life of a connection knows of the log-in that it rests on."""
+
+    user: Any
+
+    @property
+    def owners(self) -> Sequence[str]:
+        """By what ``disconnect`` and a log-out find the connection: its user, its session."""
+        ...
+
+    def begin(self, end: Callable[[], None]) -> Awaitable[bool]:
+        """Watch it from now on, and call ``end`` when it has ended. Whether it still holds."""
+        ...
+
+    def check(self) -> None:
+        """Look soon whether it still holds."""
+        ...
+
+    def finish(self) -> None:
+        """The connection is over."""
+        ...

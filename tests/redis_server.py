@@ -35,10 +35,16 @@ def until(condition: Callable[[], Any], what: str, seconds: float = SECONDS) -> 
     return result
 
 
+_given_ports: set[int] = set()
+
+
 def free_port() -> int:
     """Below the range the system gives to clients, so that it stays free during a restart."""
     while True:
         port = random.SystemRandom().randrange(15000, 32000)
+        if port in _given_ports:  # somebody will use it soon
+            continue
+        _given_ports.add(port)
         with socket.socket() as candidate, suppress(OSError):
             candidate.bind(("127.0.0.1", port))
             return port

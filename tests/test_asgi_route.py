@@ -62,11 +62,22 @@ async def test_a_middleware_that_rejects_and_goes_on_does_not_call_the_applicati
     assert calls == []
 
 
-@pytest.mark.parametrize("method", ["send", "close", "reject"])
-async def test_the_middlewares_handler_may_not_act_for_the_application(method: str) -> None:
+@pytest.mark.parametrize(("method", "argument"), [("send", 1), ("subscribe", "a"), ("reject", 403)])
+async def test_the_middlewares_handler_may_not_act_for_the_application(
+    method: str, argument: Any
+) -> None:
     async with Peer(route) as peer:
         with pytest.raises(StateError):
-            getattr(peer.handler, method)(*([1] if method == "send" else []))
+            getattr(peer.handler, method)(argument)
+
+
+async def test_the_middlewares_handler_may_close_under_the_application() -> None:
+    async with Peer(route) as peer:
+        await peer.handler.close(4403, "no longer allowed")
+        assert peer.sent[-1] == {
+            "type": "websocket.close", "code": 4403, "reason": "no longer allowed",
+        }  # fmt: skip
+        assert peer.handler.closed
 
 
 async def test_an_exception_of_the_application_is_the_servers_to_answer() -> None:

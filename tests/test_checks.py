@@ -140,6 +140,9 @@ SETTINGS = [
     setting("WS_SEND_BUFFER", 0, "E001", "WS_SEND_BUFFER", "bytes"),
     setting("WS_PING_INTERVAL", "59", "E001", "WS_PING_INTERVAL", "seconds"),
     setting("WS_CONNECT_TIMEOUT", -1, "E001", "WS_CONNECT_TIMEOUT", "seconds"),
+    setting("WS_RATE_LIMIT", "20", "E001", "WS_RATE_LIMIT: '20' is not a rate", "'20/s'"),
+    setting("WS_MAX_CONNECTIONS", 0, "E001", "WS_MAX_CONNECTIONS: 0 is not", "connections"),
+    setting("WS_TRUSTED_PROXIES", ["a"], "E001", "WS_TRUSTED_PROXIES: 'a' is neither", "fd00::/8"),
     setting("WS_CLOSE_TIMEOUT", None, "E001", "WS_CLOSE_TIMEOUT", "seconds"),
     setting("WS_SYNC_THREADS", True, "E001", "WS_SYNC_THREADS", "threads"),
     setting("WS_MIDDLEWARE", "a.B", "E001", "WS_MIDDLEWARE", "List dotted paths"),
@@ -198,6 +201,44 @@ MIDDLEWARE = [
         "",
         INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes", "django_ws"],
         SESSION_ENGINE="django.contrib.sessions.backends.signed_cookies",
+    ),
+    middleware(
+        "django_ws.middleware.TokenAuthMiddleware",
+        "E004",
+        "TokenAuthMiddleware needs django.contrib.auth in INSTALLED_APPS",
+        INSTALLED_APPS=["django_ws"],
+    ),
+    middleware(
+        "django_ws.middleware.TokenAuthMiddleware",
+        "E004",
+        "WS_MIDDLEWARE[0]",
+        "add 'rest_framework.authtoken' to INSTALLED_APPS",
+        INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes", "django_ws"],
+    ),
+    middleware("django_ws.middleware.TokenAuthMiddleware", ""),
+    middleware(
+        "django_ws.middleware.JWTAuthMiddleware",
+        "E004",
+        "is not a key for RS256",
+        WS_JWT={"key": "x", "algorithms": ["RS256"]},
+    ),
+    Case("no middleware, no tickets", "E002", settings={"WS_MIDDLEWARE": ["no.Such"]}, deploy=True),
+    *(
+        Case(
+            f"tickets in {cache}",
+            found,
+            ("CACHES['default']", "two processes") if found else (),
+            {
+                "WS_MIDDLEWARE": ["django_ws.middleware.TicketAuthMiddleware"],
+                "CACHES": {"default": {"BACKEND": f"django.core.cache.backends.{cache}"}},
+            },
+            deploy=True,
+        )
+        for cache, found in [
+            ("locmem.LocMemCache", "W011"),
+            ("dummy.DummyCache", "W011"),
+            ("db.DatabaseCache", ""),
+        ]
     ),
 ]
 
@@ -351,6 +392,18 @@ HANDLERS = [
     handler("subprotocols = ['chat v1']", "E012", "'chat v1' is not a name"),
     handler("subprotocols = ['']", "E012", "'' is not a name"),
     handler("subprotocols = [5]", "E012", "5 is not a name"),
+    handler("rate_limit = '20/s'", ""),
+    handler("rate_limit = False", ""),
+    handler("rate_limit = None", ""),
+    handler("rate_limit = property(lambda self: '20/s')", ""),
+    handler("rate_limit = '20'", "E012", "Chat.rate_limit: '20' is not a rate", "20/s"),
+    handler("rate_limit = 20", "E012", "Chat.rate_limit: 20 is not a rate"),
+    handler("idle_timeout = 0.5", ""),
+    handler("idle_timeout = 0", "E012", "Chat.idle_timeout: 0 is not", "seconds"),
+    handler("idle_timeout = '60'", "E012", "Chat.idle_timeout: '60' is not"),
+    handler("def on_rate_limited(self): ...", ""),
+    handler("def on_rate_limited(self, message): ...", "E010", "on_rate_limited"),
+    handler("def on_rate_limit(self): ...", "W003", "on_rate_limited is meant"),
     handler("max_message_size = 5", ""),
     handler("max_message_size = 0", "E012", "Chat.max_message_size: 0", "bytes"),
     handler("max_message_size = True", "E012", "Chat.max_message_size: True"),

@@ -9,11 +9,15 @@ from django.test import override_settings
 from pytest_django import Settings
 
 from django_ws import conf
+from django_ws.client_address import TrustedProxies
 from django_ws.conf import BroadcastConfig
+from django_ws.jwt_config import JWTConfig
+from django_ws.rate_limit import Rate
 from django_ws.testing import HandshakeRejected, WebSocketClient
 
 REDIS = "django_ws.pubsub.backends.redis.RedisBackend"
 P = "django_ws:"
+JWT = {"key": "very-hidden", "algorithms": ["HS256"]}
 
 WRONG: list[tuple[str, Any, str]] = [
     ("ROOT_WS_URLCONF", "", "Name the module with the routes"),
@@ -45,6 +49,12 @@ WRONG: list[tuple[str, Any, str]] = [
     ("WS_CLOSE_TIMEOUT", False, "Give seconds"),
     ("WS_SYNC_THREADS", 0, "Give the number of threads"),
     ("WS_MAX_TOPICS", 0, "Give the most topics"),
+    ("WS_RATE_LIMIT", "20", "Give the most messages"),
+    ("WS_RATE_LIMIT", 20, "Give the most messages"),
+    ("WS_RATE_LIMIT", "", "Give the most messages"),
+    ("WS_MAX_CONNECTIONS", 0, "Give the most connections"),
+    ("WS_MAX_CONNECTIONS_PER_USER", "5", "Give the most connections"),
+    ("WS_MAX_CONNECTIONS_PER_ADDRESS", True, "Give the most connections"),
     ("WS_BROADCAST", "127.0.0.1:6379", "Give the URL of a Redis server"),
     ("WS_BROADCAST", None, "neither a URL nor a dict"),
     ("WS_BROADCAST", {}, "with the key 'default'"),
@@ -54,6 +64,26 @@ WRONG: list[tuple[str, Any, str]] = [
     ("WS_BROADCAST", {"default": {"BACKEND": "a.B", "PREFIX": 1}}, "PREFIX is a str"),
     ("WS_BROADCAST", {"default": {"BACKEND": "a.B", "OPTIONS": None}}, "OPTIONS is a dict"),
     ("WS_SYNC_THREADS", 2.0, "Give the number of threads"),
+    ("WS_TOKEN_IN_URL", "yes", "neither True nor False"),
+    ("WS_TOKEN_IN_URL", None, "Give True to take tokens"),
+    ("WS_JWT", "very-hidden", "it is not a dict"),
+    ("WS_JWT", {}, "'key' is not a str or bytes"),
+    ("WS_JWT", {"key": "", "algorithms": ["HS256"]}, "'key' is not a str or bytes"),
+    ("WS_JWT", {"key": 5, "algorithms": ["HS256"]}, "'key' is not a str or bytes"),
+    ("WS_JWT", {**JWT, "secret": "x"}, "unknown keys: secret"),
+    ("WS_JWT", {"key": "very-hidden"}, "'algorithms' is not a list"),
+    ("WS_JWT", {**JWT, "algorithms": "HS256"}, "'algorithms' is not a list"),
+    ("WS_JWT", {**JWT, "algorithms": []}, "'algorithms' is not a list"),
+    ("WS_JWT", {**JWT, "algorithms": [None]}, "'algorithms' is not a list"),
+    ("WS_JWT", {**JWT, "algorithms": ["HS256", "None"]}, "'algorithms' has 'none'"),
+    ("WS_JWT", {**JWT, "algorithms": ["HS256", "RS256"]}, "mixes HS"),
+    ("WS_JWT", {**JWT, "audience": 5}, "'audience' is neither a str nor"),
+    ("WS_JWT", {**JWT, "issuer": []}, "'issuer' is neither a str nor"),
+    ("WS_JWT", {**JWT, "user_claim": None}, "'user_claim' is not a name"),
+    ("WS_JWT", {**JWT, "user_field": ""}, "'user_field' is not a name"),
+    ("WS_JWT", {**JWT, "leeway": -1}, "'leeway' is not a number"),
+    ("WS_JWT", {**JWT, "leeway": True}, "'leeway' is not a number"),
+    ("WS_JWT", {**JWT, "leeway": "5"}, "'leeway' is not a number"),
 ]
 
 RIGHT: list[tuple[str, Any, Any]] = [
@@ -71,6 +101,20 @@ RIGHT: list[tuple[str, Any, Any]] = [
     ("WS_CLOSE_TIMEOUT", 3, 3.0),
     ("WS_SYNC_THREADS", 7, 7),
     ("WS_MAX_TOPICS", 5, 5),
+    ("WS_RATE_LIMIT", "20/s", Rate(20, 10**9)),
+    ("WS_RATE_LIMIT", None, None),
+    ("WS_RATE_LIMIT", False, None),
+    ("WS_MAX_CONNECTIONS", 5, 5),
+    ("WS_MAX_CONNECTIONS", None, None),
+    ("WS_TRUSTED_PROXIES", ["unix"], TrustedProxies((), unix=True)),
+    ("WS_TOKEN_IN_URL", True, True),
+    ("WS_JWT", None, None),
+    ("WS_JWT", JWT, JWTConfig("very-hidden", ("HS256",))),
+    (
+        "WS_JWT",
+        {**JWT, "audience": "us", "issuer": ["a", "b"], "user_field": "email", "leeway": 1.5},
+        JWTConfig("very-hidden", ("HS256",), "us", ("a", "b"), user_field="email", leeway=1.5),
+    ),
     ("WS_BROADCAST", "rediss://a/1", {"default": BroadcastConfig(REDIS, "rediss://a/1", P, {})}),
     (
         "WS_BROADCAST",
@@ -92,6 +136,19 @@ def test_wrong_value_is_named_with_the_cure(
         conf.get()
     assert str(raised.value).startswith(f"{name}: ")
     assert cure in str(raised.value)
+
+
+@pytest.mark.parametrize("value", [value for name, value, _ in WRONG if name == "WS_JWT"])
+def test_what_is_wrong_with_ws_jwt_is_told_without_the_key(settings: Settings, value: Any) -> None:
+    settings.WS_JWT = value
+    with pytest.raises(ImproperlyConfigured) as raised:
+        conf.get()
+    assert "very-hidden" not in str(raised.value)
+
+
+def test_key_is_not_in_the_repr_of_the_settings(settings: Settings) -> None:
+    settings.WS_JWT = JWT
+    assert "very-hidden" not in repr(conf.get())
 
 
 @pytest.mark.parametrize(("name", "value", "cure"), WRONG)
@@ -122,6 +179,13 @@ def test_right_value_is_read(settings: Settings, name: str, value: Any, read: An
         ("WS_CONNECT_TIMEOUT", 10),
         ("WS_CLOSE_TIMEOUT", 10),
         ("WS_MAX_TOPICS", 100),
+        ("WS_RATE_LIMIT", None),
+        ("WS_MAX_CONNECTIONS", None),
+        ("WS_MAX_CONNECTIONS_PER_USER", None),
+        ("WS_MAX_CONNECTIONS_PER_ADDRESS", None),
+        ("WS_TRUSTED_PROXIES", TrustedProxies()),
+        ("WS_TOKEN_IN_URL", False),
+        ("WS_JWT", None),
     ],
 )
 def test_setting_that_is_not_set_has_a_default(settings: Settings, name: str, default: Any) -> None:

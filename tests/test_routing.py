@@ -211,7 +211,9 @@ async def test_404_is_one_info_line(caplog: pytest.LogCaptureFixture) -> None:
         await refusal("/nowhere/")
     [record] = [record for record in caplog.records if record.name.startswith("django")]
     assert (record.levelname, record.exc_info) == ("INFO", None)
-    assert record.getMessage() == "WebSocket /nowhere/ refused with 404: no route"
+    assert record.getMessage() == (
+        "WebSocket /nowhere/ refused with 404: no route (client 127.0.0.1)"
+    )
 
 
 async def test_404_of_an_urlconf_without_routes_is_told_with_debug(settings: Settings) -> None:

@@ -11,6 +11,7 @@ from django_ws.checks.origins import check_origins
 from django_ws.checks.routes import check_routes
 from django_ws.checks.serving import check_application, check_websocket_library
 from django_ws.checks.settings import check_settings
+from django_ws.checks.tickets import check_tickets
 
 TAG = "django_ws"
 
@@ -25,3 +26,4 @@ for _check in (
     register(guarded(_check), TAG)
 register(guarded(check_origins), TAG, Tags.security, deploy=True)
 register(guarded(check_reach), TAG, deploy=True)
+register(guarded(check_tickets), TAG, Tags.security, deploy=True)

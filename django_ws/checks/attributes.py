@@ -9,8 +9,10 @@ from typing import Any, get_args
 
 from django.core.checks import CheckMessage, Error
 
+from django_ws import conf
 from django_ws.connection import Overflow
 from django_ws.handler import WebSocketHandler
+from django_ws.rate_limit import parse_rate
 
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2, as RFC 6455, 4.1 asks
 
@@ -46,6 +48,18 @@ def _size_fault(value: Any) -> str:
     return f"{value!r} is neither a positive whole number nor None"
 
 
+def _fault_of_parsing(parse: Callable[[Any], Any]) -> Callable[[Any], str]:
+    def fault_of(value: Any) -> str:
+        try:
+            if value is not None:
+                parse(value)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    return fault_of
+
+
 def _one_of(*allowed: str) -> tuple[Callable[[Any], str], str]:
     names = ", ".join(map(repr, allowed))
 
@@ -68,6 +82,14 @@ ATTRIBUTES: dict[str, tuple[Callable[[Any], str], str]] = {
     "max_message_size": (
         _size_fault,
         "Give bytes, for example 64 * 1024, or None for WS_MAX_MESSAGE_SIZE.",
+    ),
+    "rate_limit": (
+        _fault_of_parsing(parse_rate),
+        "Write '20/s', '600/m' or '10000/h', for example; None for WS_RATE_LIMIT, False for none.",
+    ),
+    "idle_timeout": (
+        _fault_of_parsing(conf.seconds),
+        "Give seconds, for example idle_timeout = 300, or None for no limit.",
     ),
     "send_overflow": _one_of(*get_args(Overflow)),
     "reject_with": _one_of("http", "close"),

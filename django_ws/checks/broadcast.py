@@ -1,8 +1,8 @@
-"""The backends of ``WS_BROADCAST`` can be imported, and reach as far as the site needs."""
+"""The backends of ``WS_BROADCAST`` can be made, and reach as far as the site needs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from django.conf import settings
@@ -10,24 +10,26 @@ from django.core.checks import CheckMessage, Error, Warning  # noqa: A004
 from django.core.exceptions import ImproperlyConfigured
 
 from django_ws import conf
-from django_ws.pubsub.backends.base import Backend
 from django_ws.pubsub.backends.memory import MemoryBackend
-from django_ws.pubsub.hubs import backend_class
+from django_ws.pubsub.hubs import backend_class, made
 
 
 def check_broadcast(**kwargs: Any) -> Iterator[CheckMessage]:
-    for _, found in _backends():
-        if isinstance(found, ImproperlyConfigured):
+    for alias, config in _configured():
+        try:
+            # It opens nothing. Made like it are the backends of the event loops.
+            made(alias, backend_class(alias, config).sync_publisher, config).close()
+        except ImproperlyConfigured as error:
             yield Error(
-                str(found),
-                hint="Name one of those that docs/broadcasts.md lists, or one of your own.",
+                str(error),
+                hint="docs/broadcasts.md lists the backends, and what each of them takes.",
                 id="django_ws.E015",
             )
 
 
 def check_reach(**kwargs: Any) -> Iterator[CheckMessage]:
-    for alias, found in _backends():
-        if isinstance(found, type) and issubclass(found, MemoryBackend) and not settings.DEBUG:
+    for alias, config in _configured():
+        if _is_memory(alias, config) and not settings.DEBUG:
             yield Warning(
                 f"WS_BROADCAST[{alias!r}]: broadcasts stay in one process, since they go through "
                 "its memory.",
@@ -38,13 +40,16 @@ def check_reach(**kwargs: Any) -> Iterator[CheckMessage]:
             )
 
 
-def _backends() -> Iterator[tuple[str, type[Backend] | ImproperlyConfigured]]:
+def _configured() -> Iterable[tuple[str, conf.BroadcastConfig]]:
     try:
-        configured = conf.read("WS_BROADCAST")
+        configured: Mapping[str, conf.BroadcastConfig] = conf.read("WS_BROADCAST")
     except ImproperlyConfigured:
-        return  # check_settings tells
-    for alias, config in configured.items():
-        try:
-            yield alias, backend_class(alias, config)
-        except ImproperlyConfigured as error:
-            yield alias, error
+        return ()  # check_settings tells
+    return configured.items()
+
+
+def _is_memory(alias: str, config: conf.BroadcastConfig) -> bool:
+    try:
+        return issubclass(backend_class(alias, config), MemoryBackend)
+    except ImproperlyConfigured:
+        return False  # check_broadcast tells

@@ -15,7 +15,7 @@ from django_ws.hooks import HOOKS
 from django_ws.signatures import takes
 
 # Names of the library's contract that are not called.
-OTHER_NAMES = {"on_rate_limited", "on_restart"}
+OTHER_NAMES = {"on_restart"}
 ELSEWHERE = {"on_disconnect": "on_close", "on_receive": "on_message"}  # in other frameworks
 SIMILAR = 0.8  # of 1.0; below that it is rather a method of the project's own
 

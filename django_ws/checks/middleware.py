@@ -16,6 +16,8 @@ from django.utils.module_loading import import_string
 from django_ws import conf
 from django_ws.causes import cause
 from django_ws.middleware import AuthMiddleware
+from django_ws.middleware.chain import run
+from django_ws.middleware.token import TokenMiddleware
 from django_ws.signatures import first_parameters, takes
 
 FORM = (
@@ -65,6 +67,8 @@ def check_middleware(**kwargs: Any) -> Iterator[CheckMessage]:
             yield Error(f"{place}: {path} {fault}.", hint=FORM, id="django_ws.E003")
         elif isinstance(middleware, type) and issubclass(middleware, AuthMiddleware):
             yield from _lacking_apps(f"{place}: {path}")
+        elif isinstance(middleware, type) and issubclass(middleware, TokenMiddleware):
+            yield from _unbuildable(f"{place}: {path}", middleware)
 
 
 def _is_for_http(middleware: Any) -> bool:
@@ -97,6 +101,24 @@ def _class_fault(middleware: type) -> str:
     if not takes(call, "self", "ws"):
         return "has a __call__ that does not take one argument, ws"
     return ""
+
+
+def _unbuildable(place: str, middleware: type[TokenMiddleware]) -> Iterator[CheckMessage]:
+    if not apps.is_installed("django.contrib.auth"):
+        yield Error(
+            f"{place} needs django.contrib.auth in INSTALLED_APPS.",
+            hint="Add it to INSTALLED_APPS, or leave the middleware out of WS_MIDDLEWARE.",
+            id="django_ws.E004",
+        )
+        return
+    try:
+        middleware(run)
+    except ImproperlyConfigured as error:
+        yield Error(
+            f"{place} lacks what it needs: {error}",
+            hint="Do what the message says, or leave it out of WS_MIDDLEWARE.",
+            id="django_ws.E004",
+        )
 
 
 def _lacking_apps(place: str) -> Iterator[CheckMessage]:

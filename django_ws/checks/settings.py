@@ -14,14 +14,7 @@ from django_ws import conf
 
 # Names of the library's contract that ``conf`` does not read.
 OTHER_NAMES = {
-    "WS_AUTH_RECHECK",
     "WS_DRAIN_SECONDS",
-    "WS_JWT",
-    "WS_MAX_CONNECTIONS",
-    "WS_MAX_CONNECTIONS_PER_USER",
-    "WS_RATE_LIMIT",
-    "WS_TOKEN_IN_URL",
-    "WS_TRUSTED_PROXIES",
 }
 SIMILAR = 0.8  # of 1.0; below that it is rather a setting of the project's own
 

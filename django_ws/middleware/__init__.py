@@ -1,5 +1,17 @@
 """The middleware that ships with django_ws, by the names that ``WS_MIDDLEWARE`` lists."""
 
 from django_ws.middleware.session import AuthMiddleware
+from django_ws.middleware.tokens import (
+    JWTAuthMiddleware,
+    SesameAuthMiddleware,
+    TicketAuthMiddleware,
+    TokenAuthMiddleware,
+)
 
-__all__ = ["AuthMiddleware"]
+__all__ = [
+    "AuthMiddleware",
+    "JWTAuthMiddleware",
+    "SesameAuthMiddleware",
+    "TicketAuthMiddleware",
+    "TokenAuthMiddleware",
+]

@@ -11,7 +11,9 @@ from django.dispatch import receiver
 from django.utils.module_loading import import_string
 
 from django_ws import conf
+from django_ws.auth.login import Login
 from django_ws.handler import WebSocketHandler
+from django_ws.limits import limits
 
 Chain = Callable[[WebSocketHandler], Awaitable[None]]
 
@@ -45,7 +47,13 @@ def build(paths: tuple[str, ...]) -> Chain:
 
 def run(ws: WebSocketHandler) -> Awaitable[None]:
     """The innermost of every chain: a route to an ASGI application has a ``run`` of its own."""
-    return ws.run()
+    request = ws.request
+    if request.login is None:
+        user = getattr(request, "user", None)
+        if getattr(user, "is_authenticated", False):  # a middleware of the user's has set it
+            request.login = Login(user)
+    limits.admit(ws._connection, request)
+    return ws.run()  # which ends at once where that has refused
 
 
 def load(index: int, path: str) -> Callable[[Chain], Any]:

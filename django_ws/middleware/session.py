@@ -12,6 +12,7 @@ from django.contrib.auth import aget_user
 from django.contrib.sessions.backends.base import SessionBase
 from django.http import HttpRequest
 
+from django_ws.auth.session import SessionLogin
 from django_ws.handler import WebSocketHandler
 
 
@@ -43,7 +44,10 @@ class AuthMiddleware:
 
     async def _with_user_of_session(self, ws: WebSocketHandler) -> None:
         reading = SimpleNamespace(session=_ReadOnlySession(ws.request.session))
-        ws.request.user = await aget_user(cast(HttpRequest, reading))
+        request = ws.request
+        request.user = await aget_user(cast(HttpRequest, reading))
+        if request.user.is_authenticated:
+            request.login = SessionLogin(request.user, request.session)
         await self.func(ws)
 
 

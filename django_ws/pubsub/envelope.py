@@ -1,7 +1,8 @@
 """How a broadcast travels between processes: a versioned envelope around JSON text or bytes.
 
-``1J<excluded id>;<position>\\n<JSON text>``, with ``B`` for raw bytes and ``D`` for the order to
-disconnect. The position has room for the place of a message in its topic's history.
+``1J<excluded id>;<position>\\n<JSON text>``, with ``B`` for raw bytes, ``D`` for the order to
+disconnect and ``C`` for the order to check log-ins. The position has room for the place of a
+message in its topic's history.
 """
 
 from __future__ import annotations
@@ -13,12 +14,17 @@ from django_ws.exceptions import DecodeError
 from django_ws.types import Event
 
 VERSION = b"1"
-JSON, BYTES, DISCONNECT = b"J", b"B", b"D"
+JSON, BYTES, DISCONNECT, CHECK = b"J", b"B", b"D", b"C"
+KINDS = {JSON, BYTES, DISCONNECT, CHECK}
 _json = JSONCodec()
 
 
 def seal(message: Any, exclude: str | None = None) -> bytes:
-    """The envelope of a message: bytes as they are, all else as JSON. Raises ``EncodeError``."""
+    """The envelope of a message: bytes as they are, all else as JSON.
+
+    Raises ``EncodeError``, and ``ValueError`` where ``exclude`` cannot be a connection's id: it
+    may come from a client, and must not reach beyond its place.
+    """
     if isinstance(message, bytes | bytearray | memoryview):
         return _sealed(BYTES, bytes(message), exclude)
     return _sealed(JSON, _json.encode(message).encode(), exclude)
@@ -29,8 +35,21 @@ def seal_disconnect(topic: str, code: int, reason: str) -> bytes:
     return _sealed(DISCONNECT, _json.encode([topic, code, reason]).encode(), None)
 
 
+def seal_check(owner: str) -> bytes:
+    """The envelope of the order to check the log-ins of an owner's connections."""
+    return _sealed(CHECK, _json.encode(owner).encode(), None)
+
+
 def _sealed(kind: bytes, payload: bytes, exclude: str | None) -> bytes:
-    return b"".join((VERSION, kind, (exclude or "").encode(), b";\n", payload))
+    return b"".join((VERSION, kind, _checked(exclude), b";\n", payload))
+
+
+def _checked(exclude: Any) -> bytes:
+    if exclude is None:
+        return b""
+    if not isinstance(exclude, str) or not exclude.isascii() or {";", "\n"} & {*exclude}:
+        raise ValueError(f"exclude={exclude!r:.60}: give the id of a connection (handler.id)")
+    return exclude.encode()
 
 
 class Broadcast:
@@ -41,7 +60,7 @@ class Broadcast:
     def __init__(self, topic: str, data: bytes) -> None:
         """Raises ``DecodeError`` for what another version of this library has published."""
         head, separator, payload = data.partition(b"\n")
-        if head[:1] != VERSION or not separator:
+        if head[:1] != VERSION or head[1:2] not in KINDS or not separator or not head.isascii():
             raise DecodeError(f"an envelope that this version does not know: {data[:40]!r}")
         self.topic = topic
         self.kind = head[1:2]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
@@ -21,6 +22,7 @@ DEFAULT = "default"  # the alias that every WS_BROADCAST has
 _hubs: dict[tuple[asyncio.AbstractEventLoop, str], Hub] = {}
 _publishers: dict[str, SyncPublisher] = {}
 _lock = threading.Lock()
+T = TypeVar("T")
 
 
 def backend_class(alias: str, config: conf.BroadcastConfig) -> type[Backend]:
@@ -52,6 +54,15 @@ def config_of(alias: str) -> conf.BroadcastConfig:
         ) from None
 
 
+def made(alias: str, factory: Callable[..., T], config: conf.BroadcastConfig) -> T:
+    """A backend or a publisher. Raises ``ImproperlyConfigured`` for a wrong LOCATION or OPTIONS."""
+    try:
+        return factory(config.location, config.prefix, config.options)
+    except ValueError as error:
+        text = str(error).rstrip(".")
+        raise ImproperlyConfigured(f"WS_BROADCAST[{alias!r}]: {text}.") from error
+
+
 def hub_of(alias: str) -> Hub:
     """The hub of the running event loop; made, and its backend opened, at first use."""
     key = asyncio.get_running_loop(), alias
@@ -60,7 +71,7 @@ def hub_of(alias: str) -> Hub:
         config = config_of(alias)
         backend = backend_class(alias, config)
         hub = _hubs[key] = Hub(
-            lambda: backend(config.location, config.prefix, config.options),
+            lambda: made(alias, backend, config),
             on_end=lambda: _forget_hub(key),
         )
     return hub
@@ -90,14 +101,26 @@ async def close_all() -> None:
 
 def publisher_of(alias: str) -> SyncPublisher:
     """The publisher for sync code, made at first use. For any thread."""
+    publisher = _publishers.get(alias)
+    if publisher is not None:
+        return publisher
     with _lock:
         publisher = _publishers.get(alias)
         if publisher is None:
             config = config_of(alias)
-            make: Any = backend_class(alias, config).sync_publisher
-            publisher = make(config.location, config.prefix, config.options)
+            publisher = made(alias, backend_class(alias, config).sync_publisher, config)
             _publishers[alias] = publisher
         return publisher
+
+
+def _renew_lock() -> None:
+    """In a forked child: another thread, which is not there, may have held it."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 @receiver(setting_changed)

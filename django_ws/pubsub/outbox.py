@@ -1,85 +1,129 @@
-"""What one event loop publishes: in the order of the calls, many in one round trip."""
+"""What one event loop publishes: in the order of the calls, through the backend's lanes."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextvars import Context
 
-from django_ws.acting import Pending
 from django_ws.exceptions import BroadcastError
+from django_ws.pubsub.backends.base import PUBLISH_SECONDS, Backend
+from django_ws.pubsub.lane import Call, Lane, Message, Part
+from django_ws.pubsub.losses import Losses
 
-logger = logging.getLogger("django.ws")
-
-MAX_BATCH = 500  # messages
-MAX_WAITING_BYTES = 64 * 1024 * 1024
-
-Message = tuple[str, bytes]
+MAX_WAITING_BYTES = 64 * 1024 * 1024  # one message always fits
+MESSAGE_BYTES = 600  # what a waiting message takes beside its data, roughly
+EXPIRY_SECONDS = 0.02  # at least, between two looks for what is too late
+MAX_LANES = 64  # that are kept while nothing waits in them
 
 
 class Outbox:
-    """For one event loop, and its thread only. Its one writer runs while anything waits."""
+    """For one event loop, and its thread only.
+
+    ``publish_many`` hands over to the backend; ``backend`` tells which that is now.
+    """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         publish_many: Callable[[list[Message]], Awaitable[None]],
+        backend: Callable[[], Backend],
     ) -> None:
         self._loop = loop
         self._publish_many = publish_many
-        self._waiting: deque[tuple[Sequence[Message], Pending]] = deque()
+        self._backend = backend
+        self._lanes: dict[Hashable, Lane] = {}
+        # A topic keeps its lane while messages wait in it, and so their order, whatever the
+        # backend says meanwhile: by topic, with their number.
+        self._places: dict[str, tuple[Lane, int]] = {}
         self._size = 0
-        self._writer: asyncio.Task[None] | None = None
+        self._expiry: asyncio.TimerHandle | None = None
+        self._is_closed = False
+        self._refused = Losses(loop)
 
     def put(self, messages: Sequence[Message]) -> Awaitable[None]:
-        """Publish. Awaiting returns when the backend has taken all, or raises ``BroadcastError``;
-        a failure that nobody awaits is logged. Raises it at once while too much waits.
+        """Publish. Awaiting returns when the backend has taken all, or raises ``BroadcastError``
+        after at most 5 s, and at once while too much waits, or after ``close``. A failure that
+        nobody awaits is logged.
         """
-        size = sum(len(data) for _, data in messages)
-        if self._waiting and self._size + size > MAX_WAITING_BYTES:
-            raise BroadcastError(
-                "broadcast", "the outbox", f"{self._size} bytes wait to be published already"
-            )
-        pending = Pending()
+        size = sum(len(data) + MESSAGE_BYTES for _, data in messages)
+        if self._is_closed or (self._size and self._size + size > MAX_WAITING_BYTES):
+            return self._refuse(len(messages))
+        self._refused.end()
         self._size += size
-        self._waiting.append((messages, pending))
-        if self._writer is None:
-            # In an empty context: it outlives whoever is the first to publish. Not by
-            # loop.create_task(): an eager factory would run it before it is known here.
-            self._writer = asyncio.Task(
-                self._write(), loop=self._loop, name="django_ws outbox", context=Context()
-            )
-        return pending
+        parts: dict[Lane, list[Message]] = {}
+        for message in messages:
+            parts.setdefault(self._lane_of(message[0]), []).append(message)
+        call = Call(len(parts), self._loop.time() + PUBLISH_SECONDS)
+        for lane, part in parts.items():
+            lane.put(Part(call, part))
+        if not parts:
+            call.pending.finish()
+        elif self._expiry is None:
+            self._expiry = self._loop.call_at(call.deadline, self._expire, context=Context())
+        return call.pending
 
     async def flush(self) -> None:
-        """Wait until nothing is left to publish."""
-        if self._writer is not None:
-            await asyncio.wait([self._writer])
+        """Wait until nothing is left to publish, at most 5 s."""
+        writers = [lane.writer for lane in self._lanes.values() if lane.writer is not None]
+        if writers:
+            await asyncio.wait(writers, timeout=PUBLISH_SECONDS)
 
-    async def _write(self) -> None:
-        try:
-            while self._waiting:
-                await self._write_batch()
-        finally:
-            self._writer = None
+    def close(self) -> None:
+        """Fail what is left (``flush`` before), and all that is put from now on."""
+        self._is_closed = True
+        error = self._failure("the event loop's hub was closed before")
+        for lane in list(self._lanes.values()):
+            lane.close(error)
+        self._refused.tell()
+        if self._expiry is not None:
+            self._expiry.cancel()
 
-    async def _write_batch(self) -> None:
-        batch: list[Message] = []
-        pendings = []
-        while self._waiting and len(batch) < MAX_BATCH:
-            messages, pending = self._waiting.popleft()
-            batch += messages
-            pendings.append(pending)
-        error: BroadcastError | None = BroadcastError("broadcast", "the backend", "cancelled")
-        try:
-            await self._publish_many(batch)
-            error = None
-        except BroadcastError as failure:
-            error = failure
-            logger.warning("%d broadcasts were lost: %s", len(batch), failure)
-        finally:
-            self._size -= sum(len(data) for _, data in batch)
-            for pending in pendings:
-                pending.finish(error)
+    def _refuse(self, number: int) -> Awaitable[None]:
+        if self._is_closed:
+            error = self._failure("the event loop's hub has been closed")
+        else:
+            error = BroadcastError(
+                "broadcast", "the outbox", f"{self._size} bytes wait to be published already"
+            )
+        call = Call(1, self._loop.time())
+        # A little later: by then it is known whether it is awaited, or to be logged.
+        self._loop.call_soon(call.end_part, error, number, self._refused, context=Context())
+        return call.pending
+
+    def _failure(self, reason: str) -> BroadcastError:
+        return BroadcastError("broadcast", self._backend().server, reason)
+
+    def _expire(self) -> None:
+        following = [lane.expire() for lane in list(self._lanes.values())]
+        ahead = [deadline for deadline in following if deadline is not None]
+        self._expiry = None
+        if ahead:
+            when = max(min(ahead), self._loop.time() + EXPIRY_SECONDS)
+            self._expiry = self._loop.call_at(when, self._expire, context=Context())
+
+    # Lanes
+
+    def _lane_of(self, topic: str) -> Lane:
+        place = self._places.get(topic)
+        if place is None:
+            key = self._backend().lane(topic)
+            place = self._lanes.get(key) or self._new_lane(key), 0
+        self._places[topic] = place[0], place[1] + 1
+        return place[0]
+
+    def _new_lane(self, key: Hashable) -> Lane:
+        if len(self._lanes) >= MAX_LANES:  # of servers that are long gone, perhaps
+            self._lanes = {k: lane for k, lane in self._lanes.items() if lane.writer is not None}
+        lane = Lane(self._loop, self._publish_many, self._failure, self._release)
+        self._lanes[key] = lane
+        return lane
+
+    def _release(self, part: Part) -> None:
+        for topic, data in part.messages:
+            self._size -= len(data) + MESSAGE_BYTES
+            lane, number = self._places[topic]
+            if number > 1:
+                self._places[topic] = lane, number - 1
+            else:
+                del self._places[topic]

@@ -35,9 +35,9 @@ def broadcast(
     ``WS_BROADCAST``. Returns when the backend has taken the broadcast, which says nothing of
     receivers. For any thread without a running event loop, and for forked workers.
 
-    Raises ``EncodeError`` and ``InvalidTopic`` before anything is sent, ``BroadcastError`` if
-    the backend could not take it, after at most 5 s, and ``SynchronousOnlyOperation`` in
-    async code: use ``abroadcast`` there.
+    Raises ``EncodeError``, ``InvalidTopic`` and (for an ``exclude`` that is no connection's id)
+    ``ValueError`` before anything is sent, ``BroadcastError`` if the backend could not take it,
+    after at most 5 s, and ``SynchronousOnlyOperation`` in async code: use ``abroadcast`` there.
     """
     _refuse_in_event_loop("broadcast", "abroadcast")
     publisher_of(using).publish(_messages(topics, message, exclude))
@@ -69,8 +69,8 @@ def broadcast_on_commit(
 
     ``using`` is the database, as in Django's ``transaction.on_commit``; ``broadcast_using`` is
     the alias of ``WS_BROADCAST``. The message is encoded at the call, as it is now: this raises
-    ``EncodeError`` and ``InvalidTopic``. A broadcast that fails later is logged and does not
-    turn committed work into an error.
+    ``EncodeError``, ``InvalidTopic`` and ``ValueError`` as ``broadcast``. A broadcast that fails
+    later is logged and does not turn committed work into an error.
     """
     messages = _messages(topics, message, exclude)
 
@@ -121,6 +121,8 @@ def _disconnection(topic: str, code: int, reason: str) -> Messages:
             f"disconnect(code={code}): not a code that may be sent. Use 1000 to 1014 (but 1004 "
             "to 1006), or 3000 to 4999 for codes of your own."
         )
+    if not isinstance(reason, str):
+        raise TypeError(f"disconnect(reason={reason!r}): give a str")
     check_topic(topic)
     # Every hub listens to the control topic; a user's sockets need not listen to anything.
     channel = CONTROL_TOPIC if isinstance(topic, UserTopic) else topic

@@ -181,6 +181,7 @@ class BackendContract:
                 topic, data = f"room {number}", f"hi {number}".encode()
                 async with asyncio.timeout(self.seconds):
                     await listener.backend.subscribe([topic])
+                assert listener.backend.is_confirmed(topic)
                 await listener.backend.publish(topic, data)
                 assert await listener.receive(1) == [(topic, data)]
 
@@ -452,6 +453,11 @@ class BackendContract:
         before = asyncio.all_tasks()
         async with self.listening():
             pass
+        assert asyncio.all_tasks() == before
+
+    async def test_what_was_never_connected_can_be_closed(self) -> None:
+        before = asyncio.all_tasks()
+        await self.make_backend().close()
         assert asyncio.all_tasks() == before
 
     async def test_the_server_has_a_name(self) -> None:

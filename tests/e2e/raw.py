@@ -38,7 +38,9 @@ class RawClient:
         *,
         host: bytes | None = None,
         receive_buffer: int | None = None,
+        behind: bytes = b"",
     ) -> None:
+        """``behind`` is sent together with the handshake, in one segment if it is short."""
         self._socket = socket.socket()
         self._socket.settimeout(TIMEOUT)
         if receive_buffer is not None:
@@ -55,7 +57,7 @@ class RawClient:
             b"Sec-WebSocket-Key: %b" % base64.b64encode(os.urandom(16)),
             *(b"%b: %b" % header for header in headers),
         ]
-        self.send(b"\r\n".join(lines) + b"\r\n\r\n")
+        self.send(b"\r\n".join(lines) + b"\r\n\r\n" + behind)
 
     def __enter__(self) -> Self:
         return self
@@ -68,6 +70,9 @@ class RawClient:
     ) -> None:
         self._read.close()
         self._socket.close()
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
 
     def patience(self, seconds: float) -> None:
         """Wait longer than usual for what comes."""

@@ -60,10 +60,10 @@ class FickleBackend(Backend):
             raise RuntimeError("a defect: it should not mind")
         await self._memory.unsubscribe(topics)
 
-    async def publish(self, topic: str, data: bytes) -> None:
+    async def publish_many(self, messages: Sequence[tuple[str, bytes]]) -> None:
         if self.is_down:
             raise BroadcastError("publish", "fickle", "it is down")
-        await self._memory.publish(topic, data)
+        await self._memory.publish_many(messages)
 
     async def close(self) -> None:
         self.is_closed = True

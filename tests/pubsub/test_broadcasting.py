@@ -310,23 +310,43 @@ async def test_a_broadcast_that_the_backend_did_not_take_raises(
         fickle.is_down = False
         await abroadcast("room", 2)
         assert await ws.receive() == 2
-    assert "1 broadcasts were lost" in caplog.text
+    assert "lost" not in caplog.text  # who broadcast has been told
 
 
-async def test_too_much_that_waits_to_be_published_is_refused_at_the_call(
+async def test_a_hook_that_does_not_await_its_broadcast_is_not_interrupted_by_its_failure(
+    fickle: type[FickleBackend],  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    class Sending(WebSocketHandler):
+        async def on_message(self, message: Any) -> None:
+            for _ in range(3):
+                self.broadcast("room", "x" * 500)
+            await self.send("done")
+
     monkeypatch.setattr("django_ws.pubsub.outbox.MAX_WAITING_BYTES", 1000)
-    async with client(Room) as ws:
-        await the_handler().broadcast("room", "x" * 2000)  # one always may
-        the_handler().broadcast("room", "y")
-        with pytest.raises(BroadcastError, match="wait to be published"):
-            the_handler().broadcast("room", "x" * 2000)
-        assert [(await ws.receive())[0] for _ in range(2)] == ["x", "y"]
+    async with client(Sending) as ws:
+        fickle.is_down = True
+        await ws.send(1)
+        assert await ws.receive() == "done"
+        await until(lambda: caplog.text.count("lost") == 2)
+    assert "it is down" in caplog.text
+    assert "wait to be published" in caplog.text
+
+
+@pytest.mark.parametrize("exclude", ['\n{"text":"evil"}', "a;b", "\ud800", "\xe9", 7, b"a"])
+async def test_what_cannot_be_a_connection_id_is_no_exclude(exclude: Any) -> None:
+    with pytest.raises(ValueError, match="give the id of a connection"):
+        await abroadcast("room", 1, exclude=exclude)
+    with pytest.raises(ValueError, match="give the id of a connection"):
+        broadcast_on_commit("room", 1, exclude=exclude)
+    publisher = Publisher(None, backend=MemoryPublisher)
+    with pytest.raises(ValueError, match="give the id of a connection"):
+        publisher.broadcast("room", b"data", exclude=exclude)
 
 
 async def test_large_numbers_go_out_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("django_ws.pubsub.outbox.MAX_BATCH", 3)
+    monkeypatch.setattr("django_ws.pubsub.lane.MAX_BATCH", 3)
     async with client(Room) as ws:
         for number in range(10):
             the_handler().broadcast("room", number)
@@ -401,7 +421,7 @@ async def test_disconnect_keeps_the_order_behind_broadcasts() -> None:
 async def test_disconnect_of_many_leaves_the_loop_its_turns(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("django_ws.pubsub.hub.SLICE_SECONDS", 0.0)
+    monkeypatch.setattr("django_ws.pubsub.turns.TURN_SECONDS", 0.0)
     async with client(Room) as alice, WebSocketClient(PATH) as bob:
         await adisconnect("room")
         for ws in (alice, bob):
@@ -413,6 +433,11 @@ async def test_disconnect_of_many_leaves_the_loop_its_turns(
 async def test_disconnect_refuses_codes_that_may_not_be_sent(code: int) -> None:
     with pytest.raises(ValueError, match="may be sent"):
         await adisconnect("room", code=code)
+
+
+async def test_disconnect_refuses_a_reason_that_is_no_text() -> None:
+    with pytest.raises(TypeError, match="give a str"):
+        await adisconnect("room", reason=None)  # type: ignore[arg-type]
 
 
 async def test_handlers_of_connections_that_are_being_closed_get_nothing() -> None:

@@ -2,12 +2,17 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from pytest_django import Settings
 
 from django_ws import WebSocketHandler, abroadcast
+from django_ws.exceptions import BroadcastError
+from django_ws.pubsub import lane, outbox
+from django_ws.pubsub.backends import redis
 from django_ws.pubsub.hubs import running_hub
 from django_ws.testing import WebSocketClient
 from tests.asgi_peer import PATH, client, the_handler, turns, until
@@ -29,7 +34,7 @@ async def test_who_gives_up_a_topic_does_not_take_the_others_with_it(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """They were asked for together: in one request to the backend."""
-    monkeypatch.setattr("django_ws.pubsub.hub.GRACE_SECONDS", 0.001)
+    monkeypatch.setattr("django_ws.pubsub.rooms.GRACE_SECONDS", 0.001)
     async with client(Quiet) as stays:
         staying = the_handler()
         async with WebSocketClient(PATH):
@@ -49,3 +54,44 @@ async def test_who_gives_up_a_topic_does_not_take_the_others_with_it(
             await abroadcast(["a", "b"], 1)
             assert await stays.receive() == 1
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+async def test_a_frozen_redis_fails_every_broadcast_in_its_own_time_and_holds_up_no_shutdown(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class FromThread(WebSocketHandler):
+        def on_message(self, message: Any) -> None:
+            try:
+                self.broadcast("room", message)
+            except BroadcastError as error:
+                errors.append(error)
+
+    errors: list[BroadcastError] = []
+    for module in (outbox, redis):
+        monkeypatch.setattr(module, "PUBLISH_SECONDS", 0.5)
+    monkeypatch.setattr(lane, "MAX_BATCH", 1)
+    async with client(FromThread) as ws:
+        await the_handler().broadcast("room", "while it is well")
+        redis_server.freeze()
+        assert redis_server.state() == "T"
+        began = time.monotonic()
+        calls = [asyncio.ensure_future(abroadcast("room", number)) for number in range(10)]
+        await ws.send("sync")
+        for call in calls:
+            with pytest.raises(BroadcastError, match=r"not taken within|no answer in"):
+                await call
+        await until(lambda: errors)
+        assert time.monotonic() - began < 2  # and not ten times half a second
+        hub = running_hub("default")
+        assert hub is not None
+        under_way = [asyncio.ensure_future(abroadcast("room", number)) for number in range(10)]
+        await turns()
+        began = time.monotonic()
+        await hub.close()
+        assert time.monotonic() - began < 2
+        for call in under_way:
+            with pytest.raises(BroadcastError):
+                await call
+        with pytest.raises(BroadcastError, match="closed"):
+            await hub.outbox.put([("room", b"")])
+        assert redis_server.state() == "T"

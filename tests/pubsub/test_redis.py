@@ -241,7 +241,7 @@ async def test_a_subscription_taken_back_at_any_moment_leaves_none(
             await eventually(lambda name=name: not subscribers(server, prefix + name))  # type: ignore[misc]
         assert calls(server, "subscribe") == 2
         assert here.listener._names == {f"{prefix}a".encode(): "a"}
-        confirmed = set(filter(here.listener._is_confirmed, here.listener._names))
+        confirmed = set(filter(here.listener._holds, here.listener._names))
         assert confirmed == {f"{prefix}a".encode()}
 
 
@@ -359,6 +359,14 @@ async def test_tls(certificate: Path, prefix: str) -> None:
         "redis://:secret@:6379/0",
         "redis://alice:secret@127.0.0.1:port/0",
         "redis://alice:secret@127.0.0.1/zero",
+        "redis://alice:12/secret@127.0.0.1/0",
+        "redis://alice:sec/ret@127.0.0.1/0",
+        "redis://alice:12?secret@127.0.0.1/0",
+        "redis://alice:12#secret@127.0.0.1/0",
+        "redis://:12secret#@127.0.0.1/0",
+        "redis://alice:[secret@127.0.0.1/0",
+        "unix://alice:se/secret@/run/redis.sock",
+        "secret@127.0.0.1",
         "redis://127.0.0.1/?socket_timeout=soon",
         "unix://",
         "127.0.0.1:6379",
@@ -393,24 +401,37 @@ def test_the_name_of_the_server_shows_no_password(location: Any, name: str) -> N
     assert RedisBackend(location, "p:", {}).server == name
 
 
-def test_options_that_redis_py_does_not_know_are_refused_at_once() -> None:
-    with pytest.raises(ValueError, match=r"OPTIONS.*'colour'"):
-        RedisBackend("redis://localhost", "p:", {"colour": "red"})
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"colour": "red"}, "'colour'"),
+        ({"max_connections": 0}, "max_connections is 0"),
+        ({"max_connections": "7"}, "max_connections is '7'"),
+    ],
+)
+@pytest.mark.parametrize("location", ["redis://localhost", ["redis://localhost"]])
+def test_wrong_options_are_refused_at_once(location: Any, options: Any, says: str) -> None:
+    for made in (RedisBackend, RedisPublisher):
+        with pytest.raises(ValueError, match=f"OPTIONS.*{says}"):
+            made(location, "p:", options)
 
 
 async def test_options_reach_redis_py_and_cannot_break_the_listening(
-    server: RedisServer, prefix: str
+    server: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(Listener, "PING_SECONDS", 0.1)
     options = {
         "client_name": "mysite",
         "protocol": 3,
         "health_check_interval": 1,
         "decode_responses": True,
-        "socket_timeout": 0.2,
+        "socket_timeout": 0.05,
         "max_connections": 1,
     }
     async with Listening(f"{server.url}?protocol=3", "a", prefix=prefix, options=options) as here:
-        await asyncio.sleep(0.4)  # longer than the socket_timeout, which is for answers
+        # Between two PINGs it is silent for longer than the socket_timeout, which is for answers.
+        pings = calls(server, "ping")
+        await eventually(lambda: calls(server, "ping") >= pings + 2)
         publisher = RedisPublisher(f"{server.url}?protocol=3", prefix, options)
         await asyncio.to_thread(publisher.publish, [("a", b"1")])
         await here.backend.publish("a", b"2")

@@ -11,9 +11,11 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 
 from django_ws.exceptions import BroadcastError
+from django_ws.pubsub import outbox
 from django_ws.pubsub.backends import redis_cluster, redis_cluster_nodes, redis_cluster_publisher
 from django_ws.pubsub.backends.redis_cluster import ClusterBackend, ClusterPublisher
 from django_ws.pubsub.backends.redis_listener import Listener
+from django_ws.pubsub.outbox import Outbox
 from tests.pubsub.listening import Listening, eventually
 from tests.pubsub.test_redis_cluster import masters_of, slot_of, topics_of
 from tests.redis_cluster import SLOTS, RedisCluster
@@ -162,6 +164,68 @@ async def test_publishing_to_a_frozen_master_ends_in_time_and_says_where(
         await asyncio.gather(fails(here.backend.publish_many), fails(in_thread(publisher)))
 
 
+async def test_a_frozen_master_holds_up_no_broadcast_to_the_others(
+    cluster: RedisCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (redis_cluster, outbox):
+        monkeypatch.setattr(module, "PUBLISH_SECONDS", 2.0)
+    # The others would replace it, and then it would not hold up anybody.
+    for node in cluster.nodes:
+        node.ask("CONFIG", "SET", "cluster-node-timeout", 60_000)
+    master = cluster.owner_of(0)
+    (frozen,) = topics_of(cluster, master, PREFIX)
+    others = [topics_of(cluster, node, PREFIX)[0] for node in masters_of(cluster)[1:]]
+    try:
+        async with Listening(cluster.location, *others, prefix=PREFIX) as here:
+            sending = Outbox(
+                asyncio.get_running_loop(), here.backend.publish_many, lambda: here.backend
+            )
+            await sending.put([(topic, b"0") for topic in (frozen, *others)])
+            master.freeze()
+            in_vain = [asyncio.ensure_future(failure(sending, frozen)) for _ in range(5)]
+            for n in range(1, 100):
+                began = time.monotonic()
+                await sending.put([(topic, b"%d" % n) for topic in others])
+                assert time.monotonic() - began < 1.0
+                assert master.state() == "T"
+            for error in await asyncio.gather(*in_vain):
+                assert "not taken within" in error.reason
+            # Now it is known to be away, and is asked for nothing that another may answer.
+            began = time.monotonic()
+            await sending.put([(topic, b"100") for topic in others])
+            assert time.monotonic() - began < 1.0
+            await here.has(messages=202)
+            for topic in others:
+                got = [int(data) for name, data in here.messages if name == topic]
+                assert got == list(range(101))
+            sending.close()
+    finally:
+        master.thaw()
+        for node in cluster.nodes:
+            node.ask("CONFIG", "SET", "cluster-node-timeout", 1000)
+
+
+async def failure(sending: Outbox, topic: str) -> BroadcastError:
+    with pytest.raises(BroadcastError) as caught:
+        await sending.put([(topic, b"in vain")])
+    return caught.value
+
+
+async def test_a_message_that_is_refused_takes_no_other_with_it(lone_node: RedisCluster) -> None:
+    (node,) = lone_node.nodes
+    node.ask("ACL", "SETUSER", "default", "resetchannels", f"&{PREFIX}a", f"&{PREFIX}b")
+    try:
+        async with Listening(lone_node.location, "a", "b", prefix=PREFIX) as here:
+            sent = [("a", b"1"), ("forbidden", b"2"), ("b", b"3")]
+            with pytest.raises(BroadcastError, match=r"(?i)no permissions|noperm") as caught:
+                await here.backend.publish_many(sent)
+            assert caught.value.errors.keys() == {1}
+            await here.has(messages=2)
+            assert here.messages == [("a", b"1"), ("b", b"3")]
+    finally:
+        node.ask("ACL", "SETUSER", "default", "allchannels")
+
+
 async def test_all_is_tried_again_while_the_cluster_is_down(
     lone_node: RedisCluster, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -230,8 +294,16 @@ async def test_a_slot_that_nobody_serves_is_waited_for(
 
 
 def questions(node: RedisServer) -> int:
+    return calls(node, "cluster|slots")
+
+
+def pings(node: RedisServer) -> int:
+    return calls(node, "ping")
+
+
+def calls(node: RedisServer, command: str) -> int:
     stats = node.ask("INFO", "commandstats")
-    return int(stats.get("cmdstat_cluster|slots", {"calls": 0})["calls"])
+    return int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"])
 
 
 OLDER = ('rename-command SSUBSCRIBE ""', 'rename-command SPUBLISH ""')
@@ -483,6 +555,7 @@ async def test_a_stream_that_nobody_reads_stops_the_reading_and_loses_nothing(
     monkeypatch.setattr(Listener, "MAX_WAITING_BYTES", 100_000)
     monkeypatch.setattr(Listener, "PING_SECONDS", 0.05)
     monkeypatch.setattr(Listener, "PONG_SECONDS", 0.05)
+    (node,) = lone_node.nodes
     backend = ClusterBackend(lone_node.location, PREFIX, {})
     await backend.connect()
     await backend.subscribe(["a"])
@@ -490,7 +563,8 @@ async def test_a_stream_that_nobody_reads_stops_the_reading_and_loses_nothing(
     for n in range(20):
         await backend.publish("a", b"%d" % n + bytes(100_000))
     await eventually(lambda: not inbox.has_room.is_set(), "the stop")
-    await asyncio.sleep(0.3)  # several PINGs, whose answers nobody reads
+    before = pings(node)
+    await eventually(lambda: pings(node) > before + 3, "PINGs, whose answers nobody reads")
     assert inbox.size < 300_000
     received: list[object] = []
     async with asyncio.timeout(20):

@@ -18,7 +18,7 @@ from redis.exceptions import (
 
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends.redis_cluster import ClusterBackend, ClusterPublisher
-from django_ws.pubsub.backends.redis_cluster_delivery import MAX_REDIRECTIONS, Delivery
+from django_ws.pubsub.backends.redis_cluster_delivery import MAX_REDIRECTIONS, Delivery, Message
 from django_ws.pubsub.backends.redis_cluster_nodes import Nodes
 from django_ws.pubsub.backends.redis_cluster_slots import Slots
 
@@ -50,6 +50,8 @@ def slots() -> Slots:
         (["unix:///s3cret"], r"LOCATION\[0\]: a node is reached by TCP"),
         (["redis://:s3cret@"], r"LOCATION\[0\]: a node is reached by TCP"),
         (["redis://10.0.0.1:s3cret"], r"LOCATION\[0\]: not the URL"),
+        (["redis://me:12#s3cret@10.0.0.1"], r"LOCATION\[0\] has '#', or '@' behind the host"),
+        (["redis://me:12/s3cret@10.0.0.1"], r"LOCATION\[0\] has '#', or '@' behind the host"),
         (["redis://10.0.0.1/3"], r"LOCATION\[0\]: a Redis Cluster has database 0 alone"),
         (["redis://10.0.0.1", 7], r"LOCATION\[1\]: give"),
         ([("10.0.0.1",)], r"LOCATION\[0\]: give"),
@@ -135,6 +137,8 @@ def test_who_is_lost_is_asked_last(slots: Slots) -> None:
     assert slots.is_stale
     assert slots.candidates()[-1] == A
     slots.learn(B, ANSWER)
+    assert {slots.candidates()[-1] for _ in range(100)} == {A}  # it is not known to be back
+    slots.learn(A, ANSWER)
     assert {tuple(slots.candidates()) for _ in range(100)} > {(A, B, C), (C, B, A)}
 
 
@@ -169,7 +173,7 @@ def test_without_sharded_pubsub_and_any_master_nobody_serves() -> None:
 
 # Refusals
 
-MESSAGE = (LOW, b"data")
+MESSAGE = Message(0, LOW, b"data")
 
 
 def delivery(slots: Slots) -> Delivery:
@@ -218,18 +222,43 @@ def test_any_other_refusal_is_final(slots: Slots, error: Exception) -> None:
     sending = Delivery(slots, "", [(LOW.decode(), b"data")])
     ((node, _),) = sending.begin_round().items()
     sending.refused(node, MESSAGE, error)
+    assert not sending.left
     with pytest.raises(BroadcastError, match=f"node {node[0]}:{node[1]}: {error}") as failure:
-        sending.end_round()
+        sending.end()
     assert failure.value.__cause__ is error
 
 
-def test_only_the_first_failure_is_told(slots: Slots) -> None:
+def test_each_message_has_its_own_outcome(slots: Slots) -> None:
+    sending = Delivery(slots, "", [(LOW.decode(), b"data"), (HIGH.decode(), b"data")] * 2)
+    batches = sending.begin_round()
+    assert {node: [m.number for m in batch] for node, batch in batches.items()} == {
+        A: [0, 2],
+        B: [1, 3],
+    }
+    sending.taken(batches[A][0])
+    sending.failed(A, batches[A], OSError("first"))  # the other one has no answer
+    sending.refused(B, batches[B][0], NoPermissionError("second"))
+    sending.taken(batches[B][1])
+    with pytest.raises(BroadcastError) as failure:
+        sending.end()
+    assert {n: error.reason for n, error in failure.value.errors.items()} == {
+        1: "second",
+        2: "first",
+    }
+    assert failure.value.reason == "second"  # the first message's
+
+
+def test_one_that_is_refused_says_nothing_of_the_map(slots: Slots) -> None:
     sending = delivery(slots)
-    sending.failed(A, OSError("first"))
-    sending.failed(B, OSError("second"))
-    with pytest.raises(BroadcastError, match="first"):
-        sending.end_round()
-    assert str(sending.given_up()).endswith("first")
+    sending.refused(A, MESSAGE, NoPermissionError("no"))
+    assert not slots.is_stale
+
+
+def test_a_node_that_failed_is_asked_last(slots: Slots) -> None:
+    sending = delivery(slots)
+    sending.failed(A, [MESSAGE], OSError("reset"))
+    assert slots.is_stale
+    assert slots.candidates()[-1] == A
 
 
 def test_an_unreachable_node_is_tried_twice(slots: Slots) -> None:
@@ -240,15 +269,19 @@ def test_an_unreachable_node_is_tried_twice(slots: Slots) -> None:
     slots.learn(B, ANSWER)
     assert sending.begin_round() == {A: [MESSAGE]}
     sending.unreachable(A, [MESSAGE], OSError("refused again"))
+    assert not sending.left
     with pytest.raises(BroadcastError, match="refused again"):
-        sending.end_round()
+        sending.end()
 
 
 def test_giving_up_tells_the_last_refusal(slots: Slots) -> None:
+    with pytest.raises(BroadcastError) as failure:
+        delivery(slots).end()
+    assert str(failure.value) == "broadcast failed at Redis Cluster: not taken within 5 s"
     sending = delivery(slots)
-    assert str(sending.given_up()) == "broadcast failed at Redis Cluster: not taken within 5 s"
     sending.refused(A, MESSAGE, ClusterDownError("down"))
-    assert str(sending.given_up()).endswith("node 10.0.0.1:7000: down")
+    with pytest.raises(BroadcastError, match=r"node 10\.0\.0\.1:7000: down"):
+        sending.end()
 
 
 def test_an_older_server_gets_plain_pubsub(slots: Slots) -> None:
@@ -258,4 +291,4 @@ def test_an_older_server_gets_plain_pubsub(slots: Slots) -> None:
     sending.end_round()
     ((node, batch),) = sending.begin_round().items()
     assert node in (A, B)
-    assert sending.commands(batch) == [("PUBLISH", *MESSAGE)] * 2
+    assert sending.commands(batch) == [("PUBLISH", LOW, b"data")] * 2

@@ -381,7 +381,7 @@ async def test_a_subscriber_that_does_not_read_holds_up_nobody() -> None:
 
 
 async def test_a_large_room_leaves_the_loop_its_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("django_ws.pubsub.hub.SLICE_SECONDS", 0.0)
+    monkeypatch.setattr("django_ws.pubsub.turns.TURN_SECONDS", 0.0)
 
     class Room(WebSocketHandler):
         topics = ("room",)
@@ -455,8 +455,8 @@ async def test_a_backend_that_does_not_confirm_is_told_after_a_while(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("django_ws.pubsub.hub.SUBSCRIBE_SECONDS", 0.02)
-    monkeypatch.setattr("django_ws.pubsub.hub.GRACE_SECONDS", 0.001)
+    monkeypatch.setattr("django_ws.pubsub.rooms.SUBSCRIBE_SECONDS", 0.02)
+    monkeypatch.setattr("django_ws.pubsub.rooms.GRACE_SECONDS", 0.001)
     async with client(Quiet):
         handler = the_handler()
         await handler.subscribe("before")
@@ -474,7 +474,7 @@ async def test_a_handshake_without_its_topics_is_refused(
     fickle: type[FickleBackend],  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("django_ws.pubsub.hub.SUBSCRIBE_SECONDS", 0.02)
+    monkeypatch.setattr("django_ws.pubsub.rooms.SUBSCRIBE_SECONDS", 0.02)
     fickle.is_down = True
 
     class Room(WebSocketHandler):
@@ -508,7 +508,7 @@ async def test_a_topic_is_asked_for_once_and_given_back_after_the_last_has_left(
     fickle: type[FickleBackend],  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("django_ws.pubsub.hub.GRACE_SECONDS", 0.01)
+    monkeypatch.setattr("django_ws.pubsub.rooms.GRACE_SECONDS", 0.01)
 
     class Room(WebSocketHandler):
         topics = ("room", "hall")

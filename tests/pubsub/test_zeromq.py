@@ -21,8 +21,9 @@ import zmq
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends import zeromq_proxy
 from django_ws.pubsub.backends.base import Received
-from django_ws.pubsub.backends.zeromq import MAX_IDLE, ZeroMQBackend, ZeroMQPublisher, channel_of
+from django_ws.pubsub.backends.zeromq import ZeroMQBackend, ZeroMQPublisher
 from django_ws.pubsub.backends.zeromq_proxy import Proxy, addresses
+from django_ws.pubsub.backends.zeromq_publisher import MAX_IDLE, channel_of
 from django_ws.testing.contract import BackendContract, Listener
 
 PROXY = "django_ws.pubsub.backends.zeromq_proxy"
@@ -276,6 +277,7 @@ async def test_a_frozen_proxy(proxy: ProxyProcess, caplog: pytest.LogCaptureFixt
     backend = Quick(proxy.location, "test:", {})
     async with listening(backend, "room") as listener:
         await until(lambda: not backend._probes)  # it has come up
+        caplog.clear()  # that may have taken long
         proxy.signal(signal.SIGSTOP)
         with pytest.raises(BroadcastError):
             await backend.publish("room", b"?")
@@ -548,6 +550,40 @@ def test_what_is_no_address(location: object) -> None:
             made(location, "", {})
 
 
+@pytest.mark.parametrize("mark", [0, -1, "1000", 1.5, True, None, 2**31])
+def test_what_is_no_high_water_mark(mark: object) -> None:
+    for made in (ZeroMQBackend, ZeroMQPublisher):
+        with pytest.raises(ValueError, match=r"high_water_mark is .* Give a number of messages"):
+            made("tcp://127.0.0.1:5555", "", {"high_water_mark": mark})
+
+
+def test_unknown_options_are_named() -> None:
+    with pytest.raises(ValueError, match="unknown 'colour', 'hwm'"):
+        ZeroMQBackend("tcp://127.0.0.1:5555", "", {"hwm": 7, "colour": "red"})
+
+
+@pytest.mark.parametrize("which", [0, 1])
+async def test_what_could_be_connected_by_half_can_be_closed(location: str, which: int) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    backend = ZeroMQBackend(location, "", {})
+    if which:
+        backend._addresses = (location, "tcp://a b:5555")
+    else:
+        backend.location = "tcp://a b:5555"
+    with pytest.raises(zmq.ZMQError, match="Invalid argument"):
+        await backend.connect()
+    await backend.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_publisher_that_cannot_connect_says_so_and_can_be_closed() -> None:
+    publisher = ZeroMQPublisher("tcp://a b:5555", "", {})
+    with pytest.raises(BroadcastError, match="Invalid argument") as caught:
+        publisher.publish([("room", b"hi")])
+    publisher.close()  # while the error, as in a debugger, keeps all its frames alive
+    assert caught.tb is not None
+
+
 def test_a_path_that_is_too_long() -> None:
     assert addresses("ipc://" + "x" * 103)
     with pytest.raises(ValueError, match="too long for a socket"):
@@ -603,7 +639,9 @@ def test_a_proxy_without_an_address_says_how_to_call_it() -> None:
 
 
 def test_a_proxy_at_no_address_says_so() -> None:
-    assert "cannot serve at redis://: 'redis://' is not an address" in run_proxy("redis://")
+    said = run_proxy("redis://:secret@localhost")
+    assert said.startswith("cannot serve: LOCATION is not an address for ZeroMQ: use ipc://")
+    assert "secret" not in said
 
 
 def test_a_second_proxy_leaves_the_first_one_its_address(location: str, tcp: str) -> None:

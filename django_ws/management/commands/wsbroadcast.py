@@ -6,12 +6,12 @@ import json
 import sys
 from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from django_ws import conf
 from django_ws.exceptions import WebSocketError
 from django_ws.pubsub.backends.memory import MemoryBackend
-from django_ws.pubsub.hubs import backend_class
+from django_ws.pubsub.hubs import backend_class, config_of
 from django_ws.pubsub.publish import broadcast
 
 
@@ -32,15 +32,14 @@ class Command(BaseCommand):
                 f'the message is no JSON ({error}). Quote it for the shell: \'{{"text": "hi"}}\', '
                 "or '\"hi\"' for a text."
             ) from error
-        config = conf.get().ws_broadcast.get(using)
-        if config is not None and issubclass(backend_class(using, config), MemoryBackend):
-            raise CommandError(
-                f"WS_BROADCAST[{using!r}] is the memory of one process: nobody listens in this "
-                "one. Set WS_BROADCAST to a server that all processes share."
-            )
         try:
+            if issubclass(backend_class(using, config_of(using)), MemoryBackend):
+                raise CommandError(
+                    f"WS_BROADCAST[{using!r}] is the memory of one process: nobody listens in "
+                    "this one. Set WS_BROADCAST to a server that all processes share."
+                )
             broadcast(topic, decoded, using=using)
-        except WebSocketError as error:
+        except (WebSocketError, ImproperlyConfigured) as error:
             raise CommandError(str(error)) from error
         if options["verbosity"] > 0:
             self.stdout.write(f"Broadcast to {topic!r}.")

@@ -8,11 +8,14 @@ Both are made with the same three arguments.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from django_ws.exceptions import BroadcastError
+
 PUBLISH_SECONDS = 5.0  # the longest that handing a broadcast over may take
+TOO_LATE = f"not taken within {PUBLISH_SECONDS:g} s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +28,20 @@ class Gap:
 Received = tuple[str, bytes] | Gap
 
 
+def error_of(errors: Mapping[int, BroadcastError]) -> BroadcastError:
+    """One error for the messages of a ``publish_many`` that were not taken, by their index."""
+    first = errors[min(errors)]
+    error = BroadcastError(first.action, first.server, first.reason, errors)
+    error.__cause__ = first.__cause__
+    return error
+
+
 class SyncPublisher(ABC):
-    """Publishes from sync code. For any thread; after a fork the child starts afresh."""
+    """Publishes from sync code. For any thread; after a fork the child starts afresh.
+
+    Making one opens nothing. Raises ``ValueError``, without passwords in its text, for a
+    ``location`` or ``options`` that cannot be understood.
+    """
 
     def __init__(self, location: Any, prefix: str, options: Mapping[str, Any]) -> None:
         self.location = location
@@ -50,7 +65,8 @@ class Backend(ABC):
     """One event loop's way to all other processes. For that loop's thread only.
 
     ``location`` and ``options`` are those of the setting ``WS_BROADCAST``; ``prefix`` keeps
-    several sites on one server apart. Nothing is opened before ``connect``.
+    several sites on one server apart. Nothing is opened before ``connect``. Raises
+    ``ValueError`` as a ``SyncPublisher`` does.
     """
 
     sync_publisher: ClassVar[type[SyncPublisher]]
@@ -74,7 +90,10 @@ class Backend(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """End every task and connection, and the stream. Nothing may be called afterwards."""
+        """End every task and connection, and the stream. Nothing may be called afterwards.
+
+        Also where ``connect`` has failed half way, or was never called.
+        """
 
     @abstractmethod
     async def subscribe(self, topics: Collection[str]) -> None:
@@ -85,22 +104,37 @@ class Backend(ABC):
         ``unsubscribe`` takes back what it asked for. A topic may be asked for again.
         """
 
+    def is_confirmed(self, topic: str) -> bool:
+        """Whether what ``subscribe`` has confirmed still holds: not while the server is away.
+
+        It may take until the loss is noticed. Backends that lose nothing need not override it.
+        """
+        return True
+
     @abstractmethod
     async def unsubscribe(self, topics: Collection[str]) -> None:
         """Give topics back. Does not wait for the server. Unknown ones do nothing."""
 
-    @abstractmethod
     async def publish(self, topic: str, data: bytes) -> None:
-        """Hand one message over. As ``publish_many`` otherwise."""
+        """Hand one message over."""
+        await self.publish_many([(topic, data)])
 
+    @abstractmethod
     async def publish_many(self, messages: Sequence[tuple[str, bytes]]) -> None:
         """Hand over (topic, data) pairs, in order, in as few round trips as possible.
 
         Returns when the server has taken all of them. Raises ``BroadcastError``, and nothing
-        else, after at most ``PUBLISH_SECONDS``; some may have been taken then.
+        else, after at most ``PUBLISH_SECONDS``; some may have been taken then: where it is
+        known which, raise ``error_of`` the others. The outbox calls it for several
+        ``lane``s at once, and for each of them when the call before has ended.
         """
-        for topic, data in messages:
-            await self.publish(topic, data)
+
+    def lane(self, topic: str) -> Hashable:
+        """Which way a message to this topic goes now, for example to which of several servers.
+
+        A lane that is blocked does not hold up the others. All topics share one by default.
+        """
+        return None
 
     @abstractmethod
     def stream(self) -> AsyncIterator[Received]:

@@ -53,16 +53,17 @@ def _waits(prefix: str, messages: Sequence[tuple[str, bytes]]) -> Iterable[float
     """Publish, and tell how long to wait wherever an event loop has to read first."""
     bus = _bus()
     end = 0.0
-    for topic, data in messages:
+    for index, (topic, data) in enumerate(messages):
         while not bus.offer(prefix, topic, data):
             end = end or time.monotonic() + base.PUBLISH_SECONDS
             if time.monotonic() > end:
-                raise BroadcastError(
+                error = BroadcastError(
                     "broadcast",
                     SERVER,
                     f"{MAX_WAITING_BYTES} bytes wait for an event loop that does not read them: "
                     "it is blocked, or the broadcasts come too fast",
                 )
+                raise base.error_of(dict.fromkeys(range(index, len(messages)), error))
             yield ROOM_SECONDS
 
 
@@ -88,10 +89,10 @@ class MemoryBackend(Backend):
         self._size = 0
         self._topics: set[str] = set()
         self._is_closed = False
+        self._wake = asyncio.Event()
 
     async def connect(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._wake = asyncio.Event()
 
     async def close(self) -> None:
         await self.unsubscribe(self._topics)
@@ -116,9 +117,6 @@ class MemoryBackend(Backend):
             if not listeners[self.prefix, topic]:
                 del listeners[self.prefix, topic]
             self._topics.discard(topic)
-
-    async def publish(self, topic: str, data: bytes) -> None:
-        await self.publish_many([(topic, data)])
 
     async def publish_many(self, messages: Sequence[tuple[str, bytes]]) -> None:
         for seconds in _waits(self.prefix, messages):

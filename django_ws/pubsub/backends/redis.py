@@ -6,7 +6,7 @@ import asyncio
 import os
 import selectors
 import time
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from queue import Empty, LifoQueue
@@ -15,8 +15,13 @@ from typing import Any
 import redis
 
 from django_ws.exceptions import BroadcastError
-from django_ws.pubsub.backends.base import PUBLISH_SECONDS, Backend, Received, SyncPublisher
+from django_ws.pubsub.backends.base import (
+    PUBLISH_SECONDS,
+    SyncPublisher,
+    error_of,
+)
 from django_ws.pubsub.backends.redis_listener import Listener
+from django_ws.pubsub.backends.redis_listening import ListeningBackend
 from django_ws.pubsub.backends.redis_location import (
     Location,
     abort,
@@ -41,9 +46,20 @@ def _packed(prefix: bytes, messages: Sequence[tuple[str, bytes]]) -> bytes:
 
 
 def _failure(server: str, error: Exception) -> BroadcastError:
-    if isinstance(error, TimeoutError) and not str(error):
-        return BroadcastError("broadcast", server, f"no answer in {PUBLISH_SECONDS:g} s")
-    return BroadcastError("broadcast", server, cause(error))
+    silent = isinstance(error, TimeoutError) and not str(error)
+    reason = f"no answer in {PUBLISH_SECONDS:g} s" if silent else cause(error)
+    failure = BroadcastError("broadcast", server, reason)
+    failure.__cause__ = error
+    return failure
+
+
+async def _answer_of(connection: Any) -> redis.ResponseError | None:
+    """What the server has against one message: the next may be taken all the same."""
+    try:
+        await connection.read_response()
+    except redis.ResponseError as error:
+        return error
+    return None
 
 
 class _Slot:
@@ -103,8 +119,6 @@ class RedisPublisher(SyncPublisher):
     replaced before it is used, and one that fails while it is used is a ``BroadcastError``.
     """
 
-    MAX_CONNECTIONS = 2
-
     def __new__(cls, location: Any, prefix: str, options: Mapping[str, Any]) -> Any:
         if cls is RedisPublisher and isinstance(location, (list, tuple)):
             from django_ws.pubsub.backends.redis_cluster import ClusterPublisher
@@ -126,7 +140,7 @@ class RedisPublisher(SyncPublisher):
         try:
             slot = slots.free.get(timeout=PUBLISH_SECONDS)
         except Empty:
-            number = self.options.get("max_connections", self.MAX_CONNECTIONS)
+            number = self._location.max_connections
             reason = f"all {number} connections were busy for {PUBLISH_SECONDS:g} s"
             raise BroadcastError("broadcast", self._location.server, reason) from None
         try:
@@ -147,8 +161,7 @@ class RedisPublisher(SyncPublisher):
         if slots is None:
             # After a fork the parent's connections are closed here (which the server does not
             # see) and remain open there.
-            number = self.options.get("max_connections", self.MAX_CONNECTIONS)
-            slots = self._slots.setdefault(pid, _Slots(number))
+            slots = self._slots.setdefault(pid, _Slots(self._location.max_connections))
             self._slots = {pid: slots}
         return slots
 
@@ -173,7 +186,7 @@ def _publish_over(slot: _Slot, packed: bytes, number: int, end: float) -> None:
         raise
 
 
-class RedisBackend(Backend):
+class RedisBackend(ListeningBackend[Listener]):
     """One connection that listens, and one that publishes, for each event loop."""
 
     sync_publisher = RedisPublisher
@@ -196,13 +209,13 @@ class RedisBackend(Backend):
         self._pool = self._location.pool()
         self._publishing: Any = None  # the connection that publishes
         self._losses = 0  # of the listener, when that was opened
+        self._lock = asyncio.Lock()  # the connection that publishes: one at a time
 
     @property
     def server(self) -> str:
         return self._location.server
 
     async def connect(self) -> None:
-        self._lock = asyncio.Lock()  # the connection that publishes: one at a time
         self._listener.start()
 
     async def close(self) -> None:
@@ -210,29 +223,27 @@ class RedisBackend(Backend):
         async with self._lock:  # what is being published now is handed over
             await self._drop()
 
-    async def subscribe(self, topics: Collection[str]) -> None:
-        await self._listener.subscribe(topics)
-
-    async def unsubscribe(self, topics: Collection[str]) -> None:
-        self._listener.unsubscribe(topics)
-
-    def stream(self) -> AsyncIterator[Received]:
-        return self._listener.stream()
-
-    async def publish(self, topic: str, data: bytes) -> None:
-        await self.publish_many([(topic, data)])
-
     async def publish_many(self, messages: Sequence[tuple[str, bytes]]) -> None:
         """No command is ever sent twice, as in ``RedisPublisher``."""
         if not messages:
             return
+        answers: list[redis.ResponseError | None] = []  # None: taken
+        errors: dict[int, BroadcastError] = {}
         try:
             async with asyncio.timeout(PUBLISH_SECONDS), self._lock:
-                await self._publish(_packed(self._prefix, messages), len(messages))
+                await self._publish(_packed(self._prefix, messages), len(messages), answers)
         except Exception as error:
-            raise _failure(self.server, error) from error
+            lost = _failure(self.server, error)
+            errors = dict.fromkeys(range(len(answers), len(messages)), lost)
+        for index, refusal in enumerate(answers):
+            if refusal is not None:
+                errors[index] = _failure(self.server, refusal)
+        if errors:
+            raise error_of(errors)
 
-    async def _publish(self, packed: bytes, number: int) -> None:
+    async def _publish(
+        self, packed: bytes, number: int, answers: list[redis.ResponseError | None]
+    ) -> None:
         try:
             if self._publishing is not None and not self._is_usable(self._publishing):
                 await self._drop()
@@ -243,7 +254,7 @@ class RedisBackend(Backend):
             connection._writer.write(packed)
             await connection._writer.drain()
             for _ in range(number):
-                await connection.read_response()
+                answers.append(await _answer_of(connection))
         except BaseException:
             await self._drop()
             raise

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
 
-from django_ws.pubsub.backends.base import PUBLISH_SECONDS, Backend, Received
-from django_ws.pubsub.backends.redis_cluster_delivery import TOO_LATE, Delivery, Message
+from django_ws.pubsub.backends.base import PUBLISH_SECONDS, TOO_LATE
+from django_ws.pubsub.backends.redis_cluster_delivery import Delivery, Message
 from django_ws.pubsub.backends.redis_cluster_listener import ClusterListener
 from django_ws.pubsub.backends.redis_cluster_nodes import STEP_SECONDS, Nodes
 from django_ws.pubsub.backends.redis_cluster_publisher import ClusterPublisher
 from django_ws.pubsub.backends.redis_cluster_slots import Node
+from django_ws.pubsub.backends.redis_listening import ListeningBackend
 from django_ws.pubsub.backends.redis_location import abort, connect
 
 __all__ = ["ClusterBackend", "ClusterPublisher"]
@@ -41,10 +42,10 @@ class _Outlet:
                 await _publish(connection, delivery, node, batch)
             except (RedisError, OSError) as error:
                 await self._drop()
-                delivery.failed(node, error)
+                delivery.failed(node, batch, error)
             except asyncio.CancelledError:
                 await self._drop()  # there may be answers that nobody has read
-                delivery.failed(node, TimeoutError(TOO_LATE))
+                delivery.failed(node, batch, TimeoutError(TOO_LATE))
                 raise
 
     async def close(self) -> None:
@@ -80,11 +81,12 @@ async def _publish(connection: Any, delivery: Delivery, node: Node, batch: list[
     for message in batch:
         try:
             await connection.read_response()
+            delivery.taken(message)
         except ResponseError as error:
             delivery.refused(node, message, error)
 
 
-class ClusterBackend(Backend):
+class ClusterBackend(ListeningBackend[ClusterListener]):
     """To each node one connection that listens and one that publishes, for each event loop;
     only to those that serve a topic.
     """
@@ -96,13 +98,13 @@ class ClusterBackend(Backend):
         self._nodes = Nodes(location, options)
         self._listener = ClusterListener(self._nodes, prefix)
         self._outlets: dict[Node, _Outlet] = {}
+        self._asking = asyncio.Lock()
 
     @property
     def server(self) -> str:
         return self._nodes.server
 
     async def connect(self) -> None:
-        self._asking = asyncio.Lock()
         self._listener.start()
 
     async def close(self) -> None:
@@ -110,37 +112,28 @@ class ClusterBackend(Backend):
         for outlet in list(self._outlets.values()):
             await outlet.close()  # what is being published now is handed over
 
-    async def subscribe(self, topics: Collection[str]) -> None:
-        await self._listener.subscribe(topics)
-
-    async def unsubscribe(self, topics: Collection[str]) -> None:
-        self._listener.unsubscribe(topics)
-
-    def stream(self) -> AsyncIterator[Received]:
-        return self._listener.stream()
-
-    async def publish(self, topic: str, data: bytes) -> None:
-        await self.publish_many([(topic, data)])
-
     async def publish_many(self, messages: Sequence[tuple[str, bytes]]) -> None:
         """No message is ever sent twice, unless its node has refused it."""
         delivery = Delivery(self._nodes.slots, self.prefix, messages)
         with suppress(TimeoutError):
             async with asyncio.timeout(PUBLISH_SECONDS):
-                while delivery.left:
-                    if delivery.needs_slots:
-                        await self._ask_slots(delivery)
+                while delivery.left and await self._has_slots(delivery):
                     await self._publish(delivery)
                     delivery.end_round()
                     if delivery.wait:
                         await asyncio.sleep(delivery.wait)
-                return
-        raise delivery.given_up()
+        delivery.end()
 
-    async def _ask_slots(self, delivery: Delivery) -> None:
+    def lane(self, topic: str) -> Hashable:
+        """The node, as far as is known."""
+        return self._nodes.slots.owner((self.prefix + topic).encode())
+
+    async def _has_slots(self, delivery: Delivery) -> bool:
+        """False where no node tells which slots are whose."""
+        if not delivery.needs_slots:
+            return True
         async with self._asking:  # the others wait for the answer
-            if delivery.needs_slots and not await self._nodes.ask_slots(delivery.no_slots):
-                raise delivery.given_up()
+            return not delivery.needs_slots or await self._nodes.ask_slots(delivery.no_slots)
 
     async def _publish(self, delivery: Delivery) -> None:
         """One round."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from redis.exceptions import (
     AskError,
@@ -18,18 +19,22 @@ from redis.exceptions import (
 )
 
 from django_ws.exceptions import BroadcastError
-from django_ws.pubsub.backends.base import PUBLISH_SECONDS
+from django_ws.pubsub.backends.base import TOO_LATE, error_of
 from django_ws.pubsub.backends.redis_cluster_slots import Node, Slots
 from django_ws.pubsub.backends.redis_location import cause
 
-Message = tuple[bytes, bytes]  # channel and data
+
+class Message(NamedTuple):
+    number: int  # among all of the call, from 0
+    channel: bytes
+    data: bytes
+
 
 FIRST_WAIT = 0.05  # seconds
 LONGEST_WAIT = 1.0
 MAX_REDIRECTIONS = 3  # in a row, without a pause
 
 NO_NODE = "no node serves the topic's slot"
-TOO_LATE = f"not taken within {PUBLISH_SECONDS:g} s"
 
 # The cluster is about to change, or to come back: it may take the same a little later.
 PASSING = (AskError, ClusterDownError, ReadOnlyError, TryAgainError)
@@ -49,15 +54,19 @@ class Delivery:
     """One call of publish: what is left of it, and what came in between."""
 
     def __init__(self, slots: Slots, prefix: str, messages: Sequence[tuple[str, bytes]]) -> None:
-        self.left: list[Message] = [((prefix + topic).encode(), data) for topic, data in messages]
+        self.left = [
+            Message(number, (prefix + topic).encode(), data)
+            for number, (topic, data) in enumerate(messages)
+        ]
         self.wait = 0.0  # seconds before the next round
         self._slots = slots
         self._rounds = 0
         self._is_sharded = True
         self._is_redirected = False
         self._unreachable: set[Node] = set()
+        self._unanswered: set[int] = set()  # messages of this round
+        self._errors: dict[int, BroadcastError] = {}
         self._refusal: tuple[str, Exception] = ("Redis Cluster", TimeoutError(TOO_LATE))
-        self._failure: BroadcastError | None = None
 
     @property
     def needs_slots(self) -> bool:
@@ -65,31 +74,42 @@ class Delivery:
         return self._slots.is_stale and not self._is_redirected
 
     def begin_round(self) -> dict[Node, list[Message]]:
-        """What is left, by node. What then neither fails nor is refused has been taken."""
+        """What is left, by node. For each: ``taken``, ``refused``, or its node's failure."""
         batches: dict[Node, list[Message]] = {}
         left, self.left = self.left, []
         self.wait = 0.0
         self._is_redirected = False
         self._is_sharded = self._slots.is_sharded
         for message in left:
-            if node := self._slots.owner(message[0]):
+            if node := self._slots.owner(message.channel):
                 batches.setdefault(node, []).append(message)
+                self._unanswered.add(message.number)
             else:
                 self._try_later(message, "Redis Cluster", ClusterDownError(NO_NODE))
         return batches
 
     def end_round(self) -> None:
-        """Raises ``BroadcastError`` if there is no sense in another one."""
         self._rounds += 1
-        if self._failure:
-            raise self._failure
+
+    def end(self) -> None:
+        """There is no time, or nobody, or nothing left. Raises ``BroadcastError`` for what was
+        not taken.
+        """
+        for number in self._unanswered.union(message.number for message in self.left):
+            self._errors[number] = _error(*self._refusal)
+        if self._errors:
+            raise error_of(self._errors)
 
     def commands(self, batch: list[Message]) -> list[tuple[str, bytes, bytes]]:
         command = "SPUBLISH" if self._is_sharded else "PUBLISH"
-        return [(command, channel, data) for channel, data in batch]
+        return [(command, message.channel, message.data) for message in batch]
+
+    def taken(self, message: Message) -> None:
+        self._unanswered.discard(message.number)
 
     def refused(self, node: Node, message: Message, error: Exception) -> None:
         """The node has answered with an error."""
+        self._unanswered.discard(message.number)
         if isinstance(error, MovedError) and self._rounds < MAX_REDIRECTIONS:
             self._slots.moved(node, error)
             self._is_redirected = True
@@ -100,21 +120,25 @@ class Delivery:
             self._slots.is_sharded = False
             self.left.append(message)
         else:
-            self.failed(node, error)
+            self._errors[message.number] = _error(name_of(node), error)
 
     def unreachable(self, node: Node, batch: list[Message], error: Exception) -> None:
         """No connection: nothing was sent. It is tried twice, with fresh slots in between."""
-        self._slots.lost(node)
         if node in self._unreachable:
-            self.failed(node, error)
+            self.failed(node, batch, error)
+            return
+        self._slots.lost(node)
         self._unreachable.add(node)
+        self._unanswered.difference_update(message.number for message in batch)
         self.left += batch
 
-    def failed(self, node: Node, error: Exception) -> None:
-        """Nobody knows how much of it was taken."""
-        self._slots.is_stale = True
-        if not self._failure:
-            self._failure = _error(name_of(node), error)
+    def failed(self, node: Node, batch: list[Message], error: Exception) -> None:
+        """Nobody knows how much was taken of what has no answer yet."""
+        self._slots.lost(node)
+        for message in batch:
+            if message.number in self._unanswered:
+                self._unanswered.discard(message.number)
+                self._errors[message.number] = _error(name_of(node), error)
 
     def _try_later(self, message: Message, server: str, error: Exception) -> None:
         self._slots.is_stale = True
@@ -125,10 +149,6 @@ class Delivery:
     def no_slots(self, node: Node, error: Exception) -> None:
         """The node did not tell which slots are whose."""
         self._refusal = name_of(node), error
-
-    def given_up(self) -> BroadcastError:
-        """What to raise when there is no time, or nobody, left."""
-        return self._failure or _error(*self._refusal)
 
 
 def _error(server: str, reason: Exception) -> BroadcastError:

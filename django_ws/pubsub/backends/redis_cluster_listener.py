@@ -48,18 +48,20 @@ class ClusterListener:
         self._questions_failed = 0  # in a row
         self._ask_at = 0.0
         self._outage = Outage(nodes.server)
-
-    def start(self) -> None:
         self._inbox = Inbox()
         self._topics = self._inbox.topics
         self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
         self._task = asyncio.create_task(self._find_places(), name="django_ws: redis cluster")
 
     async def close(self) -> None:
-        tasks = [self._task, *self._tasks]
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
+        if self._task is not None:
+            tasks = [self._task, *self._tasks]
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
         self.unsubscribe([topic.name for topic in self._topics.values()])
         self._inbox.is_closed = True
         self._inbox.wake.set()
@@ -85,6 +87,10 @@ class ClusterListener:
             await asyncio.wait(waiters)
             if not all(waiter.result() for waiter in waiters):
                 raise BroadcastError("subscribe", self._nodes.server, "it was taken back meanwhile")
+
+    def is_confirmed(self, name: str) -> bool:
+        topic = self._topics.get((self._prefix + name).encode())
+        return topic is not None and topic.is_confirmed
 
     def unsubscribe(self, names: Collection[str]) -> None:
         for name in names:

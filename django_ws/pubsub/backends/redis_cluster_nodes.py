@@ -14,13 +14,15 @@ from redis.exceptions import RedisError
 from django_ws.pubsub.backends.redis_cluster_slots import Node, Slots
 from django_ws.pubsub.backends.redis_location import (
     FORCED,
+    MAX_CONNECTIONS,
     NOT_FOR_CONNECTIONS,
     abort,
+    check_escapes,
     connect,
+    connections_of,
 )
 
 DEFAULT_PORT = 6379
-MAX_CONNECTIONS = 2  # to each node, for all threads that publish
 
 # One step (connecting, sending, asking for the slots) is given up after this many seconds, so
 # that a frozen node leaves time to ask another one.
@@ -36,7 +38,7 @@ class Nodes:
     def __init__(self, location: Any, options: Mapping[str, Any]) -> None:
         configured, own = read_location(location)
         kwargs = {**options, **own}
-        self.max_connections: int = kwargs.get("max_connections", MAX_CONNECTIONS)
+        self.max_connections = connections_of(kwargs, MAX_CONNECTIONS)
         self.slots = Slots(configured, kwargs.pop("address_remap", None))
         self.server = f"Redis Cluster ({', '.join(f'{h}:{p}' for h, p in configured)})"
         self._uses_tls = kwargs.pop("ssl", False)
@@ -121,6 +123,7 @@ def read_location(location: Any) -> tuple[list[Node], dict[str, Any]]:
 
 
 def _read_url(where: str, url: str) -> dict[str, Any]:
+    check_escapes(where, url)
     try:
         setting: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
     except ValueError:  # whose text may show a password

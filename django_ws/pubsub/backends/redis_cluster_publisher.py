@@ -36,14 +36,13 @@ class ClusterPublisher(SyncPublisher):
             self._start_afresh()
         end = time.monotonic() + PUBLISH_SECONDS
         delivery = Delivery(self._nodes.slots, self.prefix, messages)
-        while delivery.left:
-            if delivery.needs_slots:
-                self._learn_slots(delivery, end)
+        while delivery.left and self._has_slots(delivery, end):
             self._round(delivery, end)
             delivery.end_round()
             if delivery.left and time.monotonic() + delivery.wait + STEP_SECONDS > end:
-                raise delivery.given_up()
+                break
             time.sleep(delivery.wait)
+        delivery.end()
 
     def close(self) -> None:
         with self._lock:
@@ -67,13 +66,13 @@ class ClusterPublisher(SyncPublisher):
                     connection.send_packed_command(commands)
                     sent.append((node, connection, batch))
                 except (RedisError, OSError) as error:
-                    delivery.failed(node, error)
+                    delivery.failed(node, batch, error)
             for node, connection, batch in sent:
                 try:
                     self._read_answers(delivery, node, connection, batch, end)
                 except (RedisError, OSError) as error:
                     connection.disconnect()
-                    delivery.failed(node, error)
+                    delivery.failed(node, batch, error)
 
     def _read_answers(
         self,
@@ -88,6 +87,7 @@ class ClusterPublisher(SyncPublisher):
                 raise TimeoutError("no answer")
             try:
                 connection.read_response()
+                delivery.taken(message)
             except ResponseError as error:
                 delivery.refused(node, message, error)
 
@@ -106,13 +106,15 @@ class ClusterPublisher(SyncPublisher):
         finally:
             pool.release(connection)
 
-    def _learn_slots(self, delivery: Delivery, end: float) -> None:
-        """Ask one node after the other. Raises ``BroadcastError`` if none answers in time."""
+    def _has_slots(self, delivery: Delivery, end: float) -> bool:
+        """Ask one node after the other. False if none answers in time."""
+        if not delivery.needs_slots:
+            return True
         if not self._asking.acquire(timeout=max(0.0, end - time.monotonic())):
-            raise delivery.given_up()
+            return False
         try:
             if not delivery.needs_slots:  # another thread has asked meanwhile
-                return
+                return True
             for node in self._nodes.slots.candidates():
                 if time.monotonic() + STEP_SECONDS > end:
                     break
@@ -125,7 +127,7 @@ class ClusterPublisher(SyncPublisher):
                 except (RedisError, OSError) as error:
                     delivery.no_slots(node, error)
                 else:
-                    return
+                    return True
+            return False
         finally:
             self._asking.release()
-        raise delivery.given_up()

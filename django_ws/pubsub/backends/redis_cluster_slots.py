@@ -53,7 +53,8 @@ class Slots:
         self._owners, self._masters, self._replicas = owners, sorted(masters), sorted(replicas)
         if self._any not in masters:
             self._any = random.choice(self._masters) if masters else None
-        self._lost = set()
+        self._lost.discard(asked)  # the others stay the last to ask, until they answer
+        self._lost &= masters.union(replicas, self._configured)
         self.is_sharded = command[0] is not None  # anew: the servers may have been replaced
         self.is_stale = False
 

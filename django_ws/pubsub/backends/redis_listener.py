@@ -71,18 +71,22 @@ class Listener:
         self._next_reminder = 0.0
         self._reminder = 0.0
         self._is_closed = False
-
-    def start(self) -> None:
+        self._is_connected = False
+        self._task: asyncio.Task[None] | None = None
         self._wake_writer = asyncio.Event()
         self._wake_stream = asyncio.Event()
         self._has_room = asyncio.Event()
-        self._has_room.set()
         self._heard = asyncio.Event()
+
+    def start(self) -> None:
+        self._has_room.set()
         self._task = asyncio.create_task(self._run(), name="django_ws: redis listener")
 
     async def close(self) -> None:
         self._is_closed = True
-        while not self._task.done():  # redis-py may have swallowed a cancellation
+        while (
+            self._task is not None and not self._task.done()
+        ):  # redis-py may have swallowed a cancellation
             self._task.cancel()
             await asyncio.wait([self._task], timeout=0.1)
         for waiter in self._waiters.values():
@@ -95,8 +99,8 @@ class Listener:
             channel = self._prefix + topic.encode()
             if channel not in self._names:
                 self._names[channel] = topic
-                self._changed[channel] = None
-            if not self._is_confirmed(channel):
+                self._has_changed(channel)
+            if not self._holds(channel):
                 waiter = self._waiters.get(channel)
                 if waiter is None:
                     waiter = self._waiters[channel] = asyncio.get_running_loop().create_future()
@@ -113,12 +117,19 @@ class Listener:
             channel = self._prefix + topic.encode()
             if self._names.pop(channel, None) is not None:
                 self._lost.discard(channel)
-                self._changed[channel] = None
+                self._has_changed(channel)
                 if (waiter := self._waiters.pop(channel, None)) is not None:
                     waiter.cancel()
         self._wake_writer.set()
 
-    def _is_confirmed(self, channel: bytes) -> bool:
+    def _has_changed(self, channel: bytes) -> None:
+        if self._is_connected:  # otherwise everything is looked at as soon as it is
+            self._changed[channel] = None
+
+    def is_confirmed(self, topic: str) -> bool:
+        return self._holds(self._prefix + topic.encode())
+
+    def _holds(self, channel: bytes) -> bool:
         """By the server, on this connection, of what is asked for."""
         return channel in self._subscribed and channel not in self._unanswered
 
@@ -156,6 +167,7 @@ class Listener:
         """Until the connection is lost: raises the cause."""
         connection.socket_timeout = None  # waiting for messages has no end
         self._changed = dict.fromkeys(self._names)
+        self._is_connected = True
         self._wake_writer.set()
         try:
             async with asyncio.TaskGroup() as group:
@@ -247,7 +259,9 @@ class Listener:
 
     def _lose(self, error: Exception) -> None:
         self.losses += 1
-        self._lost.update(filter(self._is_confirmed, self._names))
+        self._lost.update(filter(self._holds, self._names))
+        self._is_connected = False
+        self._changed.clear()
         self._subscribed.clear()
         self._unanswered.clear()
         now = time.monotonic()

@@ -18,14 +18,17 @@ from redis.asyncio.sentinel import MasterNotFoundError as AsyncMasterNotFound
 from redis.connection import parse_url
 from redis.sentinel import MasterNotFoundError as MasterNotFound
 
-from django_ws.printable import printable
-
 CURE = (
     "give redis://HOST:PORT/DATABASE, rediss://... (TLS), unix:///PATH, "
     '{"sentinels": [(HOST, PORT), ...], "service_name": NAME}, or a list of cluster nodes'
 )
+ESCAPE = (
+    "In user and password write %2F for /, %3F for ?, %23 for #, %40 for @ "
+    "(urllib.parse.quote(password, safe='') does)."
+)
 SENTINELS_SECONDS = 3.0  # for asking all of them, one after the other: some may be down
 SENTINEL_SECONDS = 1.0  # for asking one, at most
+MAX_CONNECTIONS = 2  # that publish, for all threads of a process
 
 # RESP2: one kind of reply to everything, from every server since Redis 2. No health checks and
 # no retries by redis-py: a silent new connection would hide a gap, a repeated PUBLISH would
@@ -39,6 +42,7 @@ class Location:
 
     def __init__(self, location: Any, options: Mapping[str, Any]) -> None:
         self._options = {**options}
+        self.max_connections = connections_of(options, MAX_CONNECTIONS)
         self._sentinels: dict[str, Any] | None = None
         if isinstance(location, str):
             self.server = _server_of_url(location)
@@ -101,7 +105,11 @@ class Location:
 
 
 def _server_of_url(location: str) -> str:
-    """Checked, and without user, password and query."""
+    """Checked, and without user, password and query.
+
+    No error shows any of it: nobody knows where the password is in a URL that is wrong.
+    """
+    check_escapes("LOCATION", location)
     parts = urlsplit(location)
     if parts.scheme == "unix" and parts.path:
         return f"unix://{parts.path}"
@@ -110,13 +118,32 @@ def _server_of_url(location: str) -> str:
     except ValueError:
         host, port = None, None
     database = parts.path.strip("/")
-    safe = printable(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}")
     if parts.scheme not in ("redis", "rediss") or not host:
-        raise ValueError(f"LOCATION {safe!r} is not the URL of a Redis server: {CURE}.")
+        raise ValueError(f"LOCATION is not the URL of a Redis server: {CURE}.")
     if database and not database.isdigit():
-        raise ValueError(f"LOCATION {safe!r}: {database!r} is not the number of a database.")
+        raise ValueError(f"LOCATION: behind the host is not the number of a database: {CURE}.")
     name = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{name}:{port or 6379}/{database or 0}"
+
+
+def check_escapes(where: str, url: str) -> None:
+    """Raises ``ValueError`` where a user or password ends too early, and what is left of it
+    would be taken for host, path or query, and shown.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # brackets that do not match
+        raise ValueError(f"{where} is no URL: {CURE}. {ESCAPE}") from None
+    if parts.fragment or any("@" in part for part in (parts.path, parts.query)):
+        raise ValueError(f"{where} has '#', or '@' behind the host: {ESCAPE}")
+
+
+def connections_of(options: Mapping[str, Any], default: int) -> int:
+    """How many connections may publish. Raises ``ValueError``."""
+    number = options.get("max_connections", default)
+    if type(number) is not int or number < 1:
+        raise ValueError(f"OPTIONS: max_connections is {number!r}. Give a number, at least 1.")
+    return number
 
 
 def _server_of_sentinels(location: dict[str, Any]) -> str:

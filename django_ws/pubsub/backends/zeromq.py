@@ -14,158 +14,46 @@ import asyncio
 import logging
 import math
 import os
-import struct
-import threading
 import time
-import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from itertools import count
 from typing import Any
 
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends import base
-from django_ws.pubsub.backends.base import Backend, Gap, Received, SyncPublisher
+from django_ws.pubsub.backends.base import Backend, Gap, Received
 
 try:
     import zmq
     from zmq.utils.monitor import parse_monitor_message
 
     from django_ws.pubsub.backends import zeromq_proxy as proxy
+    from django_ws.pubsub.backends.zeromq_publisher import (
+        CHANNEL,
+        Socket,
+        ZeroMQPublisher,
+        channel_of,
+        check,
+        dealer,
+        not_taken,
+        request,
+        set_up,
+    )
 except ImportError as error:
     raise ImportError("ZeroMQBackend needs pyzmq: pip install 'django-ws[zmq]'") from error
 
+__all__ = ["ZeroMQBackend", "ZeroMQPublisher"]
+
 logger = logging.getLogger("django.ws")
 
-Socket = zmq.Socket[bytes]
-Context = zmq.Context[Socket]
-
-CHANNEL = struct.Struct("!HH")  # bytes of the prefix and of the topic
 INBOX = CHANNEL.pack(0xFFFF, 0)  # of one backend, for its heartbeats; no prefix is so long
 AT_ONCE = 100  # messages that the stream gives before it lets the event loop turn
-MAX_IDLE = 4  # connections that a sync publisher keeps
-
-
-def channel_of(prefix: str, topic: str) -> bytes:
-    """ZeroMQ compares beginnings: with the lengths in front, none is another's beginning."""
-    site, name = prefix.encode(), topic.encode()
-    return CHANNEL.pack(len(site), len(name)) + site + name
-
-
-def request(number: int, publications: Iterable[Sequence[bytes]]) -> list[bytes]:
-    header = proxy.REQUEST.pack(proxy.VERSION, number)
-    return [header, *(frame for publication in publications for frame in publication)]
-
-
-class _Inherited(zmq.Socket[bytes]):
-    """A forked child may inherit it, and must neither use it nor be warned of it at its end."""
-
-    def __del__(self) -> None:
-        self.close()  # does nothing there
-
-
-def dealer(context: Context, location: str, options: Mapping[str, Any]) -> Socket:
-    """A connection that publishes: to the proxy, and acknowledgements back."""
-    socket = context.socket(zmq.DEALER, socket_class=_Inherited)
-    set_up(socket, options)
-    socket.immediate = True  # nothing waits for a proxy that may come hours later
-    socket.connect(proxy.addresses(location)[0])
-    return socket
-
-
-def set_up(socket: Socket, options: Mapping[str, Any]) -> None:
-    proxy.set_up(socket, options.get("high_water_mark", proxy.HIGH_WATER_MARK))
 
 
 def fd_of(socket: Socket) -> int:
     return int(socket.fd)
-
-
-def not_taken(location: Any, seconds: float) -> BroadcastError:
-    return BroadcastError(
-        "broadcast", str(location), f"no proxy took it in {seconds:g} s: is one running there?"
-    )
-
-
-class _Pool:
-    """The connections of one process."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.context: Context = zmq.Context()
-        self.idle: list[Socket] = []
-        self.numbers = count(1)
-        self.is_closed = False
-
-    def take(self) -> Socket | None:
-        with self.lock:
-            return self.idle.pop() if self.idle else None
-
-    def give_back(self, socket: Socket) -> None:
-        with self.lock:
-            if self.is_closed or len(self.idle) == MAX_IDLE:
-                socket.close()
-            else:
-                self.idle.append(socket)
-
-    def close(self) -> None:
-        with self.lock:
-            self.is_closed = True
-            for socket in self.idle:
-                socket.close()
-            self.idle.clear()
-        self.context.term()  # who publishes just now gets an error and closes the last ones
-
-
-class ZeroMQPublisher(SyncPublisher):
-    """Each ``publish`` has a connection for itself, and returns when the proxy has answered."""
-
-    publish_seconds = base.PUBLISH_SECONDS
-
-    def __init__(self, location: Any, prefix: str, options: Mapping[str, Any]) -> None:
-        super().__init__(location, prefix, options)
-        proxy.addresses(location)
-        self._pools: dict[int, _Pool] = {}  # by process: ZeroMQ does not survive a fork
-        self._at_exit = weakref.finalize(self, _close_own, self._pools)
-
-    def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
-        if not messages:
-            return
-        pool = self._pools.get(os.getpid()) or self._pools.setdefault(os.getpid(), _Pool())
-        try:
-            socket = pool.take() or dealer(pool.context, self.location, self.options)
-            try:
-                self._hand_over(socket, next(pool.numbers), messages)
-            except BaseException:
-                socket.close()  # a late answer would confuse the next one
-                raise
-            pool.give_back(socket)
-        except zmq.ZMQError as error:
-            raise BroadcastError("broadcast", str(self.location), str(error)) from error
-
-    def _hand_over(
-        self, socket: Socket, number: int, messages: Sequence[tuple[str, bytes]]
-    ) -> None:
-        end = time.monotonic() + self.publish_seconds
-        publications = ((channel_of(self.prefix, topic), b"", data) for topic, data in messages)
-        frames = request(number, publications)
-        for event in (zmq.POLLOUT, zmq.POLLIN):
-            if not socket.poll(max(0, round((end - time.monotonic()) * 1000)), event):
-                raise not_taken(self.location, self.publish_seconds)
-            if event == zmq.POLLOUT:
-                socket.send_multipart(frames, zmq.NOBLOCK)
-            else:
-                socket.recv()
-
-    def close(self) -> None:
-        _close_own(self._pools)
-
-
-def _close_own(pools: dict[int, _Pool]) -> None:
-    pool = pools.pop(os.getpid(), None)
-    if pool:
-        pool.close()
 
 
 class _Probe:
@@ -193,7 +81,7 @@ class ZeroMQBackend(Backend):
 
     def __init__(self, location: Any, prefix: str, options: Mapping[str, Any]) -> None:
         super().__init__(location, prefix, options)
-        self._addresses = proxy.addresses(location)
+        self._addresses = check(location, options)
         self._id = os.urandom(8)
         self._inbox = INBOX + self._id
         self._topics: dict[bytes, str] = {}  # what is asked for, by channel
@@ -205,6 +93,10 @@ class ZeroMQBackend(Backend):
         self._gaps: deque[Gap] = deque()
         self._drops = 0  # of the proxy, when the last heartbeat passed it
         self._is_away = self._is_closed = False
+        self._wake = asyncio.Event()
+        self._sending = asyncio.Lock()
+        self._watching: asyncio.Task[None] | None = None
+        self._closing = ExitStack()  # what was opened, in the order to close it
 
     @property
     def server(self) -> str:
@@ -214,33 +106,34 @@ class ZeroMQBackend(Backend):
 
     async def connect(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._wake = asyncio.Event()
-        self._lost: asyncio.Future[None] = self._loop.create_future()
-        self._sending = asyncio.Lock()
-        self._context: Context = zmq.Context()
-        self._dealer = dealer(self._context, self.location, self.options)
-        self._sub = self._context.socket(zmq.SUB)
+        self._lost = self._loop.create_future()
+        context = zmq.Context()
+        self._closing.callback(context.destroy)  # with all its sockets
+        self._dealer = dealer(context, self.location, self.options)
+        self._sub = context.socket(zmq.SUB)
         set_up(self._sub, self.options)
         self._sub.sndhwm = 0  # these are the subscriptions: above the mark they would vanish
         self._sub.subscribe(self._inbox)
         self._monitor = self._sub.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._closing.callback(self._sub.disable_monitor)
         self._sub.connect(self._addresses[1])
-        self._loop.add_reader(fd_of(self._dealer), self._read_answers)
-        self._loop.add_reader(fd_of(self._monitor), self._read_events)
+        self._closing.callback(self._loop.remove_reader, fd_of(self._sub))
+        self._call_when_readable(self._dealer, self._read_answers)
+        self._call_when_readable(self._monitor, self._read_events)
         self._read_events()
         self._watching = asyncio.create_task(self._watch(), name="django_ws.zeromq")
+
+    def _call_when_readable(self, socket: Socket, function: Callable[[], None]) -> None:
+        self._loop.add_reader(fd_of(socket), function)
+        self._closing.callback(self._loop.remove_reader, fd_of(socket))
 
     async def close(self) -> None:
         self._is_closed = True
         self._wake.set()
-        self._watching.cancel()
-        await asyncio.wait([self._watching])
-        for socket in (self._dealer, self._monitor, self._sub):
-            self._loop.remove_reader(fd_of(socket))
-        self._sub.disable_monitor()
-        for socket in (self._monitor, self._sub, self._dealer):
-            socket.close()
-        self._context.term()
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
+        self._closing.close()
 
     async def _watch(self) -> None:
         while True:
@@ -322,6 +215,9 @@ class ZeroMQBackend(Backend):
         self._wake.set()  # the call may have taken the signal that there is something to read
         await self._probe(channels.keys() - self._confirmed)
 
+    def is_confirmed(self, topic: str) -> bool:
+        return channel_of(self.prefix, topic) in self._confirmed
+
     async def unsubscribe(self, topics: Collection[str]) -> None:
         for topic in topics:
             channel = channel_of(self.prefix, topic)
@@ -357,9 +253,6 @@ class ZeroMQBackend(Backend):
             del self._probes[token]
 
     # Publishing
-
-    async def publish(self, topic: str, data: bytes) -> None:
-        await self.publish_many([(topic, data)])
 
     async def publish_many(self, messages: Sequence[tuple[str, bytes]]) -> None:
         if not messages:

@@ -41,12 +41,13 @@ def addresses(location: Any) -> tuple[str, str]:
     if isinstance(location, str):
         if (path := location.removeprefix("ipc://")) != location and path:
             if len(f"{path}.sub".encode()) > MAX_IPC_BYTES:
-                raise ValueError(f"{location!r}: the path is too long for a socket")
+                raise ValueError(f"LOCATION: the path is too long for a socket: {path}")
             return location, f"{location}.sub"
         if (tcp := re.fullmatch(r"(tcp://.+:)(\d+)", location)) and 0 < int(tcp[2]) < 65535:
             return location, f"{tcp[1]}{int(tcp[2]) + 1}"
+    # Not shown: it may be another server's, with a password in it.
     raise ValueError(
-        f"{location!r} is not an address for ZeroMQ: use ipc:///run/mysite/ws or "
+        "LOCATION is not an address for ZeroMQ: use ipc:///run/mysite/ws or "
         "tcp://127.0.0.1:5555 (the next port is used, too)"
     )
 
@@ -183,7 +184,9 @@ def main(arguments: list[str]) -> None:
     logging.basicConfig(format="%(levelname)s %(message)s")
     try:
         proxy = Proxy(arguments[0])
-    except (ValueError, zmq.ZMQError) as error:
+    except ValueError as error:
+        sys.exit(f"cannot serve: {error}")
+    except zmq.ZMQError as error:
         sys.exit(f"cannot serve at {arguments[0]}: {error}")
     # A handler alone is not enough: it would not run before the next broadcast, where the signal
     # comes just before the wait.

@@ -14,6 +14,9 @@ WS_MIDDLEWARE = [
 WS_CONNECT_TIMEOUT = 2.0
 WS_CLOSE_TIMEOUT = 2.0
 
+if "E2E_MAX_CONNECTIONS" in os.environ:
+    WS_MAX_CONNECTIONS = int(os.environ["E2E_MAX_CONNECTIONS"])
+
 if "E2E_REDIS" in os.environ:
     WS_BROADCAST = os.environ["E2E_REDIS"]
 

@@ -2,7 +2,7 @@
 
 from django.urls import path, re_path
 
-from tests.e2e.site import handlers, memory, topics
+from tests.e2e.site import bounds, handlers, memory, topics
 
 urlpatterns = [
     path("<str:key>/without-hooks/", handlers.WithoutHooks),
@@ -38,6 +38,10 @@ urlpatterns = [
     path("<str:key>/floods/drop-oldest/", handlers.FloodsDroppingOldest),
     path("<str:key>/floods/drop-newest/", handlers.FloodsDroppingNewest),
     path("<str:key>/blocks-in-send/", handlers.BlocksInSend),
+    path("<str:key>/five-an-hour/", bounds.FiveAnHour),
+    path("<str:key>/soon-idle/", bounds.SoonIdle),
+    path("<str:key>/joins-many/", bounds.JoinsMany),
+    path("<str:key>/shows-client/", bounds.ShowsClient),
     path("<str:key>/room/", topics.Room),
     path("<str:key>/mortal/", memory.Mortal),
     path("<str:key>/memory/", memory.Memory),

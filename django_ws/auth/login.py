@@ -1,0 +1,124 @@
+"""What a connection is logged in by, and whether that still holds."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Any, Self
+
+from asgiref.sync import sync_to_async
+from django.db import models
+
+from django_ws.auth.watch import Watch, watch_here
+from django_ws.pubsub.topics import user_topic
+
+
+class Login:
+    """The log-in of one connection: the user, and until when it holds.
+
+    A middleware sets it as ``request.login``, beside ``request.user``. ``expires_at`` is in
+    seconds since the epoch. Subclass it for a log-in that rests on more than its user: a
+    session, a token. For the event loop's thread only.
+    """
+
+    __slots__ = (
+        "_password",
+        "_timer",
+        "_was_active",
+        "_watch",
+        "end",
+        "expires_at",
+        "owners",
+        "user",
+    )
+
+    def __init__(
+        self, user: Any, *, expires_at: float | None = None, owners: Sequence[str] = ()
+    ) -> None:
+        self.user = user
+        self.expires_at = expires_at
+        # What a log-out names to find the connection.
+        self.owners = (*own_topic(user), *owners)
+        self._was_active = getattr(user, "is_active", True)
+        self._password = getattr(user, "password", None)  # its hash: changes with the password
+        self._timer: asyncio.TimerHandle | None = None
+        self._watch: Watch | None = None
+        self.end: Callable[[], None] = _nothing
+
+    @classmethod
+    async def ended(cls, logins: Sequence[Self]) -> Collection[Self]:
+        """Those of the log-ins that do not hold any more, found in one query for each model.
+
+        By default: it has expired; the user is deleted, was made inactive, or has a new
+        password. What it raises is logged, and the log-ins stay until the next check.
+        """
+        now = time.time()
+        users = await _users_now([login.user for login in logins])
+        return [login for login in logins if login._has_ended(now, users)]
+
+    def _has_ended(self, now: float, users: dict[tuple[Any, Any], Any]) -> bool:
+        if self.expires_at is not None and self.expires_at <= now:
+            return True
+        if not isinstance(self.user, models.Model):
+            return False
+        user = users.get((type(self.user), self.user.pk))
+        return (
+            user is None
+            or (self._was_active and not getattr(user, "is_active", True))
+            or getattr(user, "password", None) != self._password
+        )
+
+    # What the life of the connection calls
+
+    def begin(self, end: Callable[[], None]) -> Awaitable[bool]:
+        """Watch it from now on, and call ``end`` when it has ended. Whether it still holds."""
+        self.end = end
+        self._watch = watch_here()
+        self._watch.add(self)
+        return self._watch.holds(self)
+
+    def check(self) -> None:
+        """Look soon whether it still holds."""
+        if self._watch is not None:
+            self._watch.check(self)
+
+    def finish(self) -> None:
+        """The connection is over."""
+        self.end = _nothing
+        if self._watch is not None:
+            self._watch.remove(self)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def expect_expiry(self) -> None:
+        """Look again at ``expires_at``, which the last check may have moved."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.expires_at is not None:
+            # A day at most: the clock of the wall may be set meanwhile.
+            seconds = min(max(self.expires_at - time.time(), 0.0) + 0.01, 86_400.0)
+            self._timer = asyncio.get_running_loop().call_later(seconds, self.check)
+
+
+def _nothing() -> None: ...
+
+
+def own_topic(user: Any) -> tuple[str, ...]:
+    return (user_topic(user),) if getattr(user, "pk", None) is not None else ()
+
+
+@sync_to_async  # all in one go: making many objects would hold up the event loop
+def _users_now(users: Sequence[Any]) -> dict[tuple[Any, Any], Any]:
+    """The rows of these users, as they are now, by class and primary key."""
+    found = {}
+    wanted: dict[tuple[Any, str | None], set[Any]] = {}
+    for user in users:
+        if isinstance(user, models.Model):
+            wanted.setdefault((type(user), user._state.db), set()).add(user.pk)
+    for (model, database), keys in wanted.items():
+        for row in model._default_manager.using(database).filter(pk__in=keys):
+            found[model, row.pk] = row
+    return found

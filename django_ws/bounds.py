@@ -1,0 +1,133 @@
+"""How much a client may say, and how long nothing: ``rate_limit`` and ``idle_timeout``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+
+from django.core.exceptions import ImproperlyConfigured
+
+from django_ws import conf
+from django_ws.calls import Calls, Handler
+from django_ws.close_codes import CloseCode
+from django_ws.connection import OPEN, Connection
+from django_ws.rate_limit import TokenBucket, parse_rate
+from django_ws.types import Event
+
+logger = logging.getLogger("django.ws.request")
+
+WARNING_SECONDS = 10.0
+
+
+def bounds_of(handler: Handler, connection: Connection, calls: Calls) -> Bounds | None:
+    """The bounds of one connection; None, and nothing to be done, where the handler sets none.
+
+    Raises ``ImproperlyConfigured`` for a value that is wrong.
+    """
+    rate_limit, idle_timeout = handler.rate_limit, handler.idle_timeout
+    name = "rate_limit"
+    try:
+        rate = conf.get().ws_rate_limit if rate_limit is None else parse_rate(rate_limit)
+        name = "idle_timeout"
+        seconds = None if idle_timeout is None else conf.seconds(idle_timeout)
+    except ValueError as error:
+        raise ImproperlyConfigured(f"{type(handler).__qualname__}.{name}: {error}.") from None
+    if rate is None and seconds is None:
+        return None
+    bucket = None if rate is None else TokenBucket(rate)
+    return Bounds(handler, connection, calls, bucket, seconds)
+
+
+class Bounds:
+    """Stands between the events of one connection and its handler. For the loop's thread only.
+
+    There is no timer for a message. One for the connection looks when the client would have
+    been idle for too long, and, since a message has come meanwhile, when it would be next.
+    """
+
+    __slots__ = (
+        "_bucket", "_calls", "_connection", "_handler", "_idle_seconds", "_timer",
+        "_waits_since", "_warned_at",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        handler: Handler,
+        connection: Connection,
+        calls: Calls,
+        bucket: TokenBucket | None,
+        idle_seconds: float | None,
+    ) -> None:
+        self._handler = handler
+        self._connection = connection
+        self._calls = calls
+        self._bucket = bucket
+        self._idle_seconds = idle_seconds
+        self._waits_since: float | None = None  # None while a hook runs
+        self._timer: asyncio.TimerHandle | None = None
+        self._warned_at: float | None = None
+
+    def begin(self) -> None:
+        """The connection is open, and its hook ``on_open`` has returned."""
+        if self._idle_seconds is not None:
+            self._look_in(self._idle_seconds)
+
+    def end(self) -> None:
+        """The connection is over: no timer is left."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    async def next(self) -> Event:
+        """The next event that is to be handled. Raises what the server's ``receive`` raises."""
+        inbound, bucket = self._connection.inbound, self._bucket
+        while True:
+            self._waits_since = self._connection.loop.time()
+            event = await (inbound.next() if inbound.ahead else inbound.receive())
+            self._waits_since = None
+            if bucket is None or event["type"] != "websocket.receive" or bucket.take():
+                return event
+            await self._over_the_limit()
+
+    async def _over_the_limit(self) -> None:
+        """A message is not handled; the hook decides what becomes of the connection."""
+        handler, inbound = self._handler, self._connection.inbound
+        handler.rate_limited += 1
+        now = self._connection.loop.time()
+        if self._warned_at is None or now - self._warned_at >= WARNING_SECONDS:
+            self._warned_at = now
+            logger.warning(
+                "WebSocket %s: more messages than its rate_limit allows (connection %s): "
+                "%d not handled so far",
+                self._connection.path,
+                handler.id,
+                handler.rate_limited,
+            )
+        inbound.hook_starts()
+        try:
+            await self._calls.call("on_rate_limited")
+        finally:
+            self._calls.place = "on_message"
+            inbound.hook_ends()
+
+    def _look_in(self, seconds: float) -> None:
+        # In an empty context: a cancelled timer keeps its own alive until its time has come.
+        self._timer = self._connection.loop.call_later(
+            seconds, self._look, context=contextvars.Context()
+        )
+
+    def _look(self) -> None:
+        self._timer = None
+        connection, seconds = self._connection, self._idle_seconds
+        if connection.state is not OPEN or seconds is None:
+            return
+        if self._waits_since is None:
+            self._look_in(seconds)
+            return
+        left = self._waits_since + seconds - connection.loop.time()
+        if left > 0:
+            self._look_in(left)
+            return
+        logger.info("WebSocket %s: no message for %g s: closed with 4408", connection.path, seconds)
+        connection.close(CloseCode.IDLE, f"no message for {seconds:g} s")

@@ -1,0 +1,89 @@
+"""Log-in by the first message: what happens between the early accept and the first hook.
+
+The socket is accepted, but for everything else the handshake is still under way: nothing can be
+sent, no topic is joined, and a refusal closes with 4000 + status.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from asgiref.sync import sync_to_async
+
+from django_ws import conf
+from django_ws.connection import CONNECTING
+from django_ws.ending import Ending
+from django_ws.exceptions import ConnectionClosed, DecodeError
+from django_ws.limits import limits
+from django_ws.outbound import data_size
+from django_ws.types import Event, Login
+
+logger = logging.getLogger("django.ws.request")
+
+
+class FirstMessage(Ending):
+    """Asks a handler that overrides ``authenticate_first``. For the loop's thread only."""
+
+    __slots__ = ()
+
+    async def _log_in_by_first_message(self) -> bool:
+        """Whether the connection may live: it is refused or gone otherwise."""
+        connection, inbound = self.connection, self.connection.inbound
+        self.calls.place = "the first message"
+        seconds = self.handler.first_message_seconds
+        self._set_timer(connection.loop.call_later(seconds, self._no_first_message))
+        try:
+            await connection.accept_early()
+        except ConnectionClosed:
+            connection.client_left({"type": "websocket.disconnect", "code": 1006})
+            return False
+        inbound.hook_ends()  # so that nothing is read ahead of it
+        event = await inbound.next()
+        inbound.hook_starts()
+        if event["type"] != "websocket.receive":
+            connection.client_left(event)
+        if connection.state is not CONNECTING:
+            return False
+        login = None
+        try:
+            # Not kept in a variable, which the report of an error would show.
+            login = await self._login_of(event)
+        except DecodeError:
+            pass
+        except Exception as error:
+            await self.calls.failed("authenticate_first", error)
+        if connection.state is not CONNECTING:
+            return False
+        if login is None:
+            self._refuse("no valid token came as the first message")
+            return False
+        request: Any = self.handler.request
+        request.login, request.user = login, login.user
+        limits.admit(connection, request)
+        return connection.state is CONNECTING
+
+    async def _login_of(self, event: Event) -> Login | None:
+        max_size = self.handler.max_message_size or conf.get().ws_max_message_size
+        if data_size(event.get("text") or event.get("bytes") or b"") > max_size:
+            return None
+        return await self._ask(event)
+
+    def _ask(self, event: Event) -> Awaitable[Login | None]:
+        text = event.pop("text", None)
+        data = event.pop("bytes", None) if text is None else text
+        ask: Callable[[Any], Any] = self.handler.authenticate_first
+        if "authenticate_first" in self.handler.hooks.sync:
+            ask = sync_to_async(ask)
+        asked: Awaitable[Login | None] = ask(self.handler.codec.decode(data))
+        return asked
+
+    def _no_first_message(self) -> None:
+        seconds = self.handler.first_message_seconds
+        self._refuse(f"no first message came in {seconds:g} s")
+        self._cancel_task()
+
+    def _refuse(self, why: str) -> None:
+        logger.info("WebSocket %s: %s: closed with 4401", self.connection.path, why)
+        self.connection.refuse(401, "Unauthorized")

@@ -1,0 +1,102 @@
+"""What error reports must not show: the secrets of a handshake, and passwords in URLs.
+
+Django's reports (its error mails, above all) show the variables of every frame of an exception.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+from urllib.parse import parse_qsl, unquote_plus
+
+from django.conf import settings
+from django.http import HttpRequest
+from django.views.debug import SafeExceptionReporterFilter, get_default_exception_reporter_filter
+
+from django_ws.types import Scope
+
+STARS = SafeExceptionReporterFilter.cleansed_substitute
+# The names of parameters and cookies that hold secrets: those of Django's filter, and of log-ins.
+NAMES = re.compile("api|auth|jwt|key|pass|secret|sesame|session|signature|ticket|token", re.I)
+USER_IN_URL = re.compile(r"(?<=://)[^/?#\s'\"]*@")
+MIN_SECRET = 8  # characters; a shorter text would be found in variables that have none of it
+
+
+def shown_query(query: str) -> list[tuple[str, str]] | None:
+    """The pairs of a query string, with stars for the secrets; None where it may be shown.
+
+    Not where it has more fields than Django allows either: to parse it as usual would raise.
+    """
+    pairs = parse_qsl(query, keep_blank_values=True)
+    most = settings.DATA_UPLOAD_MAX_NUMBER_FIELDS
+    if not any(NAMES.search(name) for name, _ in pairs) and (most is None or len(pairs) <= most):
+        return None
+    return [(name, STARS if NAMES.search(name) else value) for name, value in pairs]
+
+
+def report_filter(scope: Scope, cookies: dict[str, str]) -> SafeExceptionReporterFilter:
+    """Django's filter, or that of the setting, which hides the secrets of this handshake too."""
+    base: Any = type(get_default_exception_reporter_filter())
+    found = {secret for secret in _secrets(scope, cookies) if len(secret) >= MIN_SECRET}
+    made: SafeExceptionReporterFilter = _hiding(base)(frozenset(found))
+    return made
+
+
+def _secrets(scope: Scope, cookies: dict[str, str]) -> Iterator[str]:
+    """Whatever a client may have logged in by."""
+    yield from (value for name, value in cookies.items() if NAMES.search(name))
+    for part in scope.get("query_string", b"").decode("latin-1").split("&"):
+        name, _, value = part.partition("=")
+        if NAMES.search(unquote_plus(name)):
+            yield from (value, unquote_plus(value))
+    for raw_name, raw_value in scope["headers"]:
+        text = raw_value.decode("latin-1")
+        match raw_name.lower():
+            case b"authorization":
+                yield from text.split()
+            case b"sec-websocket-protocol":
+                yield from (name.strip().partition(".")[2] for name in text.split(","))
+
+
+@lru_cache(maxsize=1)
+def _hiding(base: Any) -> Any:
+    class HidingFilter(base):  # type: ignore[misc]
+        def __init__(self, secrets: frozenset[str]) -> None:
+            super().__init__()
+            self._secrets = secrets
+
+        def get_safe_request_meta(self, request: Any) -> dict[str, Any]:
+            meta: dict[str, Any] = super().get_safe_request_meta(request)
+            name = "HTTP_SEC_WEBSOCKET_PROTOCOL"  # browsers can carry a token nowhere else
+            return {**meta, name: self.cleansed_substitute} if name in meta else meta
+
+        def get_safe_cookies(self, request: Any) -> dict[str, Any]:
+            cookies: dict[str, Any] = super().get_safe_cookies(request)
+            return {
+                name: self.cleansed_substitute if NAMES.search(name) else value
+                for name, value in cookies.items()
+            }
+
+        def cleanse_setting(self, key: Any, value: Any) -> Any:
+            cleansed = super().cleanse_setting(key, value)
+            return USER_IN_URL.sub(f"{STARS}@", cleansed) if type(cleansed) is str else cleansed
+
+        def get_traceback_frame_variables(
+            self, request: HttpRequest | None, tb_frame: Any
+        ) -> list[tuple[str, Any]]:
+            variables = super().get_traceback_frame_variables(request, tb_frame)
+            return [
+                (name, self.cleansed_substitute if self._shows(value) else value)
+                for name, value in variables
+            ]
+
+        def _shows(self, value: Any) -> bool:
+            try:
+                text = repr(value)
+            except Exception:  # the report says so itself
+                return False
+            return any(map(text.__contains__, self._secrets)) or bool(USER_IN_URL.search(text))
+
+    return HidingFilter

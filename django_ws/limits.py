@@ -1,0 +1,139 @@
+"""How many connections there may be: in this process, of one user, from one address.
+
+Each is counted from the moment it is let in until its application has returned, however that
+comes about. Connections beside it that are being refused count nowhere.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from http import HTTPStatus
+from ipaddress import IPv6Address, ip_address
+from threading import Lock
+
+from django_ws import conf
+from django_ws.close_codes import CloseCode
+from django_ws.connection import Connection
+from django_ws.pubsub.topics import user_topic
+from django_ws.request import WebSocketRequest
+
+logger = logging.getLogger("django.ws.request")
+
+RETRY_AFTER = "10"  # seconds
+WARNING_SECONDS = 10.0
+
+
+class Limits:
+    """The connections of this process. Safe in every thread: it may have several event loops."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._count = 0
+        self._owners: dict[Connection, str] = {}  # of those that are counted for one
+        self._counts: dict[str, int] = {}  # for each owner, never 0
+        self._warned_at: dict[str, float] = {}  # for each setting
+        self._refused: dict[str, int] = {}
+
+    # In the process
+
+    def is_full(self, connection: Connection, request: WebSocketRequest) -> bool:
+        """Whether WS_MAX_CONNECTIONS leaves no room; then the handshake is refused with 503."""
+        limit = conf.get().ws_max_connections
+        if limit is None or self._count < limit:
+            return False
+        self._warn("WS_MAX_CONNECTIONS", limit, connection, request, 503, "this process")
+        connection.refuse(
+            503, HTTPStatus.SERVICE_UNAVAILABLE.phrase, [("Retry-After", RETRY_AFTER)]
+        )
+        return True
+
+    def enter(self) -> None:
+        with self._lock:
+            self._count += 1
+
+    def leave(self, connection: Connection) -> None:
+        """What ``enter`` and ``admit`` counted is no more."""
+        with self._lock:
+            self._count -= 1
+            self._take_back(connection)
+
+    # Of one owner
+
+    def admit(self, connection: Connection, request: WebSocketRequest) -> None:
+        """Count it for its user, or for its address; where that has too many, end it.
+
+        Called when the user is known, and again should that change. An open connection is
+        closed with 4429, a handshake refused with 429. One whose address is not known is let in.
+        """
+        config = conf.get()
+        user = getattr(request, "user", None)
+        if user is not None and user.is_authenticated and user.pk is not None:
+            name, limit = "WS_MAX_CONNECTIONS_PER_USER", config.ws_max_connections_per_user
+            owner, who = user_topic(user), f"user {user.pk}"
+        else:
+            name, limit = "WS_MAX_CONNECTIONS_PER_ADDRESS", config.ws_max_connections_per_address
+            owner, who = None, ""
+            if limit is not None and (address := request.client_address) is not None:
+                owner = _network(address)
+                who = f"address {owner}"
+        with self._lock:
+            self._take_back(connection)
+            if owner is None or limit is None:
+                return
+            count = self._counts.get(owner, 0)
+            if count < limit:
+                self._owners[connection] = owner
+                self._counts[owner] = count + 1
+                return
+        self._warn(name, limit, connection, request, 429, who)
+        connection.close(CloseCode.RATE_LIMITED, "too many connections")
+
+    def _take_back(self, connection: Connection) -> None:
+        owner = self._owners.pop(connection, None)
+        if owner is not None:
+            self._counts[owner] -= 1
+            if not self._counts[owner]:
+                del self._counts[owner]
+
+    # The log
+
+    def _warn(
+        self,
+        name: str,
+        limit: int,
+        connection: Connection,
+        request: WebSocketRequest,
+        status: int,
+        who: str,
+    ) -> None:
+        """At most once in 10 s for each setting, with how many were refused so far."""
+        now = time.monotonic()
+        with self._lock:
+            refused = self._refused[name] = self._refused.get(name, 0) + 1
+            warned_at = self._warned_at.get(name)
+            if warned_at is not None and now - warned_at < WARNING_SECONDS:
+                return
+            self._warned_at[name] = now
+        logger.warning(
+            "WebSocket %s refused with %d: %s has %d connections, as many as %s allows "
+            "(client %s; %d refused so far)",
+            connection.path,
+            status,
+            who,
+            limit,
+            name,
+            request.client_address or "unknown",
+            refused,
+        )
+
+
+limits = Limits()
+
+
+def _network(address: str) -> str:
+    """What counts as one address: of IPv6 the network /64, which is what one customer is given."""
+    parsed = ip_address(address)
+    if isinstance(parsed, IPv6Address):
+        return f"{IPv6Address(int(parsed) >> 64 << 64)}/64"
+    return address

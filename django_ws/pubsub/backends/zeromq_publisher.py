@@ -1,0 +1,163 @@
+"""Publishing through ZeroMQ's proxy from sync code, in any thread; and the connections to it."""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
+from typing import Any
+
+import zmq
+
+from django_ws.exceptions import BroadcastError
+from django_ws.pubsub.backends import base
+from django_ws.pubsub.backends import zeromq_proxy as proxy
+from django_ws.pubsub.backends.base import SyncPublisher
+
+Socket = zmq.Socket[bytes]
+Context = zmq.Context[Socket]
+
+CHANNEL = struct.Struct("!HH")  # bytes of the prefix and of the topic
+MAX_IDLE = 4  # connections that a sync publisher keeps
+MAX_HIGH_WATER_MARK = 2**31 - 1  # an int in C
+
+
+def channel_of(prefix: str, topic: str) -> bytes:
+    """ZeroMQ compares beginnings: with the lengths in front, none is another's beginning."""
+    site, name = prefix.encode(), topic.encode()
+    return CHANNEL.pack(len(site), len(name)) + site + name
+
+
+def check(location: Any, options: Mapping[str, Any]) -> tuple[str, str]:
+    """The proxy's two addresses. Raises ``ValueError`` for what cannot be used."""
+    if unknown := options.keys() - {"high_water_mark"}:
+        raise ValueError(
+            f"OPTIONS for ZeroMQ: unknown {', '.join(sorted(map(repr, unknown)))}. They may have "
+            "high_water_mark."
+        )
+    mark = options.get("high_water_mark", proxy.HIGH_WATER_MARK)
+    if type(mark) is not int or not 1 <= mark <= MAX_HIGH_WATER_MARK:
+        raise ValueError(
+            f"OPTIONS for ZeroMQ: high_water_mark is {mark!r}. Give a number of messages, for "
+            f"example {proxy.HIGH_WATER_MARK}."
+        )
+    return proxy.addresses(location)
+
+
+def request(number: int, publications: Iterable[Sequence[bytes]]) -> list[bytes]:
+    header = proxy.REQUEST.pack(proxy.VERSION, number)
+    return [header, *(frame for publication in publications for frame in publication)]
+
+
+class _Inherited(zmq.Socket[bytes]):
+    """A forked child may inherit it, and must neither use it nor be warned of it at its end."""
+
+    def __del__(self) -> None:
+        self.close()  # does nothing there
+
+
+def dealer(context: Context, location: str, options: Mapping[str, Any]) -> Socket:
+    """A connection that publishes: to the proxy, and acknowledgements back."""
+    socket = context.socket(zmq.DEALER, socket_class=_Inherited)
+    try:
+        set_up(socket, options)
+        socket.immediate = True  # nothing waits for a proxy that may come hours later
+        socket.connect(proxy.addresses(location)[0])
+    except BaseException:
+        socket.close()  # otherwise the end of the context would wait for it
+        raise
+    return socket
+
+
+def set_up(socket: Socket, options: Mapping[str, Any]) -> None:
+    proxy.set_up(socket, options.get("high_water_mark", proxy.HIGH_WATER_MARK))
+
+
+def not_taken(location: Any, seconds: float) -> BroadcastError:
+    return BroadcastError(
+        "broadcast", str(location), f"no proxy took it in {seconds:g} s: is one running there?"
+    )
+
+
+class _Pool:
+    """The connections of one process."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.context: Context = zmq.Context()
+        self.idle: list[Socket] = []
+        self.numbers = count(1)
+        self.is_closed = False
+
+    def take(self) -> Socket | None:
+        with self.lock:
+            return self.idle.pop() if self.idle else None
+
+    def give_back(self, socket: Socket) -> None:
+        with self.lock:
+            if self.is_closed or len(self.idle) == MAX_IDLE:
+                socket.close()
+            else:
+                self.idle.append(socket)
+
+    def close(self) -> None:
+        with self.lock:
+            self.is_closed = True
+            for socket in self.idle:
+                socket.close()
+            self.idle.clear()
+        self.context.term()  # who publishes just now gets an error and closes the last ones
+
+
+class ZeroMQPublisher(SyncPublisher):
+    """Each ``publish`` has a connection for itself, and returns when the proxy has answered."""
+
+    publish_seconds = base.PUBLISH_SECONDS
+
+    def __init__(self, location: Any, prefix: str, options: Mapping[str, Any]) -> None:
+        super().__init__(location, prefix, options)
+        check(location, options)
+        self._pools: dict[int, _Pool] = {}  # by process: ZeroMQ does not survive a fork
+        self._at_exit = weakref.finalize(self, _close_own, self._pools)
+
+    def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        if not messages:
+            return
+        pool = self._pools.get(os.getpid()) or self._pools.setdefault(os.getpid(), _Pool())
+        try:
+            socket = pool.take() or dealer(pool.context, self.location, self.options)
+            try:
+                self._hand_over(socket, next(pool.numbers), messages)
+            except BaseException:
+                socket.close()  # a late answer would confuse the next one
+                raise
+            pool.give_back(socket)
+        except zmq.ZMQError as error:
+            raise BroadcastError("broadcast", str(self.location), str(error)) from error
+
+    def _hand_over(
+        self, socket: Socket, number: int, messages: Sequence[tuple[str, bytes]]
+    ) -> None:
+        end = time.monotonic() + self.publish_seconds
+        publications = ((channel_of(self.prefix, topic), b"", data) for topic, data in messages)
+        frames = request(number, publications)
+        for event in (zmq.POLLOUT, zmq.POLLIN):
+            if not socket.poll(max(0, round((end - time.monotonic()) * 1000)), event):
+                raise not_taken(self.location, self.publish_seconds)
+            if event == zmq.POLLOUT:
+                socket.send_multipart(frames, zmq.NOBLOCK)
+            else:
+                socket.recv()
+
+    def close(self) -> None:
+        _close_own(self._pools)
+
+
+def _close_own(pools: dict[int, _Pool]) -> None:
+    pool = pools.pop(os.getpid(), None)
+    if pool:
+        pool.close()

@@ -1,0 +1,185 @@
+"""One way to the backend: what is put into it goes out in order, many in one round trip."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
+
+from django_ws.acting import Pending
+from django_ws.exceptions import BroadcastError
+from django_ws.pubsub.backends.base import TOO_LATE
+from django_ws.pubsub.losses import Losses
+
+MAX_BATCH = 500  # messages
+MAX_BATCH_BYTES = 1024 * 1024  # so that a slow network takes a batch in time; one always fits
+
+Message = tuple[str, bytes]
+
+
+class Call:
+    """What somebody asked to publish: over when all its parts are. Untold losses are logged."""
+
+    __slots__ = ("_error", "_losses", "_lost", "_parts", "deadline", "pending")
+
+    def __init__(self, parts: int, deadline: float) -> None:
+        self.pending = Pending()
+        self.deadline = deadline  # by the loop's clock
+        self._parts = parts
+        self._lost = 0
+        self._error: BroadcastError | None = None
+        self._losses: Losses | None = None
+
+    def end_part(self, error: BroadcastError | None, lost: int, losses: Losses) -> None:
+        """One part is over, and so many of its messages were not taken."""
+        if error is not None and self._error is None:
+            self._error, self._losses = error, losses
+        self._lost += lost
+        self._parts -= 1
+        if not self._parts:
+            if self._error is not None and self._losses is not None and not self.pending.is_awaited:
+                self._losses.add(self._lost, self._error)
+            self.pending.finish(self._error)
+
+
+class Part:
+    """The messages of a call that go through one lane."""
+
+    __slots__ = ("_is_over", "call", "messages")
+
+    def __init__(self, call: Call, messages: Sequence[Message]) -> None:
+        self.call = call
+        self.messages = messages
+        self._is_over = False
+
+    def end(self, error: BroadcastError | None, lost: int, losses: Losses) -> None:
+        """Tell the outcome. The first call counts."""
+        if not self._is_over:
+            self._is_over = True
+            self.call.end_part(error, lost, losses)
+
+
+class Lane:
+    """Its one writer runs while anything waits. For the loop's thread only.
+
+    ``release`` is called for each part that will not be sent any more, or has been.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        publish_many: Callable[[list[Message]], Awaitable[None]],
+        failure: Callable[[str], BroadcastError],
+        release: Callable[[Part], None],
+    ) -> None:
+        self._loop = loop
+        self._publish_many = publish_many
+        self._failure = failure
+        self._release = release
+        self._waiting: deque[Part] = deque()
+        self._under_way: list[Part] = []
+        self.writer: asyncio.Task[None] | None = None
+        self.losses = Losses(loop)
+        self._limit: asyncio.Timeout | None = None  # of what is under way
+
+    def put(self, part: Part) -> None:
+        self._waiting.append(part)
+        if self.writer is None or self.writer.done():  # cancelled before its first step
+            # In an empty context: it outlives whoever is the first to publish. Not by
+            # loop.create_task(): an eager factory would run it before it is known here.
+            self.writer = asyncio.Task(
+                self._write(), loop=self._loop, name="django_ws outbox", context=Context()
+            )
+
+    def expire(self) -> float | None:
+        """Fail what should be over by now. Returns when the next one should be."""
+        now = self._loop.time()
+        for part in self._under_way:
+            if part.call.deadline <= now:
+                part.end(self._failure(TOO_LATE), len(part.messages), self.losses)
+            else:
+                return part.call.deadline
+        if self._limit is not None and self._limit.when() is None:
+            self._limit.reschedule(now)  # nobody waits any more
+        while self._waiting and self._waiting[0].call.deadline <= now:
+            self._drop(self._waiting.popleft(), self._failure(TOO_LATE))
+        return self._waiting[0].call.deadline if self._waiting else None
+
+    def close(self, error: BroadcastError) -> None:
+        """Fail what waits and what is under way, and end the writer."""
+        while self._waiting:
+            self._drop(self._waiting.popleft(), error)
+        for part in self._under_way:
+            part.end(error, len(part.messages), self.losses)
+        if self.writer is not None:
+            self.writer.cancel()
+        self.losses.tell()
+
+    def _drop(self, part: Part, error: BroadcastError) -> None:
+        self._release(part)
+        part.end(error, len(part.messages), self.losses)
+
+    async def _write(self) -> None:
+        try:
+            while self._waiting:
+                if batch := self._next_batch():
+                    await self._write_batch(batch)
+        finally:
+            self.writer = None
+            while self._waiting:  # the writer was cancelled: its event loop ends
+                self._drop(self._waiting.popleft(), self._failure("cancelled"))
+
+    async def _write_batch(self, batch: list[Message]) -> None:
+        try:
+            async with asyncio.timeout(None) as self._limit:  # expire() sets it
+                await self._publish_many(batch)
+        except BroadcastError as failure:
+            self._tell(failure)
+        except TimeoutError:
+            self._tell(self._failure(TOO_LATE))
+        except Exception as defect:  # of the backend: the next ones shall go out
+            error = self._failure(f"{type(defect).__name__}: {defect}")
+            error.__cause__ = defect
+            self._tell(error)
+        except BaseException:
+            self._tell(self._failure("cancelled"))
+            raise
+        else:
+            self._tell(None)
+
+    def _next_batch(self) -> list[Message]:
+        """Without what is too late already."""
+        batch: list[Message] = []
+        size = 0
+        now = self._loop.time()
+        while self._waiting:
+            part = self._waiting[0]
+            if part.call.deadline <= now:
+                self._drop(self._waiting.popleft(), self._failure(TOO_LATE))
+                continue
+            size += sum([len(data) for _, data in part.messages])
+            if batch and (len(batch) + len(part.messages) > MAX_BATCH or size > MAX_BATCH_BYTES):
+                break
+            batch += part.messages
+            self._under_way.append(self._waiting.popleft())
+        return batch
+
+    def _tell(self, error: BroadcastError | None) -> None:
+        """What became of the messages under way. A caller's failure is not its neighbour's."""
+        self._limit = None
+        parts, self._under_way = self._under_way, []
+        index = 0
+        for part in parts:
+            after = index + len(part.messages)
+            self._release(part)
+            if error is None:
+                part.end(None, 0, self.losses)
+            elif error.errors:
+                own = [error.errors[n] for n in range(index, after) if n in error.errors]
+                part.end(own[0] if own else None, len(own), self.losses)
+            else:
+                part.end(error, len(part.messages), self.losses)
+            index = after
+        if error is None:
+            self.losses.end()

@@ -1,0 +1,72 @@
+"""What the log is told of broadcasts that were lost and that nobody waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextvars import Context
+
+from django_ws.exceptions import BroadcastError
+
+logger = logging.getLogger("django.ws")
+
+FIRST_INTERVAL = 10.0  # seconds between two lines; doubled each time
+LONGEST_INTERVAL = 600.0
+
+
+class Losses:
+    """Told at once, then at growing intervals with their number, then once that they are over.
+
+    The intervals begin anew when nothing was lost for one of them. For the loop's thread only.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._number = 0  # not told yet
+        self._error: BroadcastError | None = None  # the last one
+        self._interval = 0.0
+        self._next = 0.0  # when the next line may be written
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_told = False
+
+    def add(self, number: int, error: BroadcastError) -> None:
+        """So many messages were lost."""
+        self._number += number
+        self._error = error
+        if self._timer is None:
+            if self._loop.time() >= self._next:
+                self.tell()
+            else:
+                self._timer = self._loop.call_at(self._next, self.tell, context=Context())
+
+    def tell(self) -> None:
+        """Write what has not been told yet."""
+        self._stop_timer()
+        if self._number:
+            now = self._loop.time()
+            was_quiet = now >= self._next + self._interval
+            self._interval = (
+                FIRST_INTERVAL if was_quiet else min(2 * self._interval, LONGEST_INTERVAL)
+            )
+            self._next = now + self._interval
+            logger.warning("%d broadcasts were lost: %s", self._number, self._error)
+            self._number = 0
+            self._is_told = True
+
+    def end(self) -> None:
+        """Broadcasts are taken again."""
+        if self._is_told:
+            assert self._error is not None
+            self._is_told = False
+            self._stop_timer()
+            logger.warning(
+                "Broadcasts are taken again by %s; %d more were lost meanwhile.",
+                self._error.server,
+                self._number,
+            )
+            self._number = 0
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

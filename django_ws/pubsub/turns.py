@@ -1,0 +1,38 @@
+"""How long one event loop's hub works before it lets the loop turn."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+
+TURN_SECONDS = 0.005
+
+
+class Turns:
+    """Counts the time in which the hub holds up the event loop, over all that it receives.
+
+    The clock runs between ``begin`` and ``finish``; whoever works long in between asks
+    ``are_over`` now and then, and if so awaits ``pass_on``.
+    """
+
+    __slots__ = ("_left", "_until")
+
+    def __init__(self) -> None:
+        self._left = TURN_SECONDS
+        self._until = 0.0
+
+    def begin(self) -> None:
+        self._until = monotonic() + self._left
+
+    def are_over(self) -> bool:
+        return monotonic() > self._until
+
+    async def pass_on(self) -> None:
+        """Let everybody else run."""
+        await asyncio.sleep(0)
+        self._until = monotonic() + TURN_SECONDS
+
+    def finish(self) -> bool:
+        """Whether it is time to pass on, before the next ``begin``."""
+        self._left = self._until - monotonic()
+        return self._left < 0

@@ -1,0 +1,66 @@
+"""How many messages a client may send: the form ``"20/s"`` and the bucket that counts."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+FORM = re.compile(r"([1-9][0-9]{0,8})/([smh])", re.ASCII)
+NANOSECONDS = {"s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So many messages in so many nanoseconds; as many may come at once."""
+
+    count: int
+    period: int
+
+
+def parse_rate(value: Any) -> Rate | None:
+    """The rate that a text such as ``"20/s"`` gives; None, without a limit, for ``False``.
+
+    Raises ``ValueError`` for all else.
+    """
+    if value is False:
+        return None
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not a rate")
+    return _parse(value)
+
+
+@lru_cache(maxsize=256)  # read for each connection; a property may give any number of them
+def _parse(text: str) -> Rate:
+    match = FORM.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a rate: a number from 1, a slash, and s, m or h")
+    return Rate(int(match[1]), NANOSECONDS[match[2]])
+
+
+class TokenBucket:
+    """Full at first, holds ``rate.count`` tokens and gets as many anew in each period.
+
+    Counts in whole numbers (nanoseconds times ``rate.count``, so that one token is exactly
+    ``rate.period`` of them): nothing is rounded, however long it runs.
+    """
+
+    __slots__ = ("_clock", "_full_at", "_rate")
+
+    def __init__(self, rate: Rate, clock: Callable[[], int] = time.monotonic_ns) -> None:
+        self._rate = rate
+        self._clock = clock
+        self._full_at = clock() * rate.count  # when it is, or will be, full again
+
+    def take(self) -> bool:
+        """Take one token; False, and nothing taken, where there is none."""
+        count, period = self._rate.count, self._rate.period
+        now = self._clock() * count
+        after = max(self._full_at, now) + period
+        if after - now > count * period:
+            return False
+        self._full_at = after
+        return True

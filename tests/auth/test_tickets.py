@@ -1,0 +1,324 @@
+"""Tickets: good for one connection, within 30 s, for as long as the password stays."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.conf import settings as django_settings
+from django.contrib.auth.models import AnonymousUser, User
+from django.core.management import call_command
+from django.core.signing import TimestampSigner
+from django.db import connection
+from django.test import Client, RequestFactory
+from pytest_django import Settings
+
+from django_ws import WebSocketHandler
+from django_ws.auth import amake_ticket, make_ticket
+from django_ws.auth.tokens import TicketAuthenticator
+from django_ws.auth.tokens.once import is_first, is_sharp
+from django_ws.testing import HandshakeRejected, WebSocketClient
+from tests.redis_server import RedisServer
+from tests.routes import path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+database = pytest.mark.django_db
+
+
+class WhoHandler(WebSocketHandler):
+    async def on_open(self) -> None:
+        await self.send(self.request.user.get_username())
+
+
+urlpatterns = [path("who/", WhoHandler)]
+
+
+@pytest.fixture(autouse=True)
+def _site(settings: Settings) -> None:
+    settings.ROOT_WS_URLCONF = __name__
+    settings.WS_MIDDLEWARE = ["django_ws.middleware.TicketAuthMiddleware"]
+
+
+@pytest.fixture
+def alice() -> User:
+    return User.objects.create_user("alice", password="secret")
+
+
+def request_of(user: Any, session: Any = None) -> Any:
+    request = RequestFactory().get("/")
+    request.user = user
+    if session is not None:
+        request.session = session
+    return request
+
+
+def enter(ticket: str) -> Any:
+    """Who gets in by this ticket, or the status of the refusal."""
+    try:
+        with WebSocketClient(f"/who/?ticket={ticket}") as ws:
+            return ws.receive()
+    except HandshakeRejected as refused:
+        return refused.status
+
+
+@database
+def test_ticket_in_the_url_logs_in_once(alice: User) -> None:
+    ticket = make_ticket(request_of(alice))
+    assert [enter(ticket) for _ in range(3)] == ["alice", 401, 401]
+
+
+@database
+def test_two_tickets_are_two(alice: User) -> None:
+    tickets = [make_ticket(request_of(alice)) for _ in range(2)]
+    assert [enter(ticket) for ticket in tickets] == ["alice", "alice"]
+
+
+@database
+@pytest.mark.parametrize("place", ["header", "subprotocol"])
+def test_ticket_may_come_where_tokens_do(alice: User, place: str) -> None:
+    ticket = make_ticket(request_of(alice))
+    if place == "header":
+        client = WebSocketClient("/who/", headers={"Authorization": f"Ticket {ticket}"})
+    else:
+        client = WebSocketClient("/who/", subprotocols=[f"Ticket.{ticket}"])
+    with client as ws:
+        assert ws.receive() == "alice"
+
+
+@database
+def test_ticket_needs_no_escapes_in_a_url_or_a_subprotocol(alice: User) -> None:
+    ticket = make_ticket(request_of(alice))
+    assert set(ticket.replace(".", "").replace("-", "").replace("_", "")) <= set(
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+    )
+
+
+@database
+@pytest.mark.parametrize(("seconds", "expected"), [(29, "alice"), (31, 401), (-4, "alice")])
+def test_ticket_is_good_for_thirty_seconds(alice: User, seconds: int, expected: Any) -> None:
+    made_at = time.time() - seconds
+    with patch("django.core.signing.time.time", return_value=made_at):
+        ticket = make_ticket(request_of(alice))
+    assert enter(ticket) == expected
+
+
+@database
+def test_ticket_from_the_future_would_outlive_its_place_in_the_cache(alice: User) -> None:
+    with patch("django.core.signing.time.time", return_value=time.time() + 10):
+        ticket = make_ticket(request_of(alice))
+    assert enter(ticket) == 401
+
+
+@database
+def test_new_password_voids_the_ticket(alice: User) -> None:
+    ticket = make_ticket(request_of(alice))
+    alice.set_password("another")
+    alice.save()
+    assert enter(ticket) == 401
+
+
+@database
+@pytest.mark.parametrize("change", ["inactive", "deleted"])
+def test_ticket_of_a_user_who_may_no_more_is_refused(alice: User, change: str) -> None:
+    ticket = make_ticket(request_of(alice))
+    if change == "inactive":
+        User.objects.update(is_active=False)
+    else:
+        User.objects.all().delete()
+    assert enter(ticket) == 401
+
+
+@database
+def test_ticket_of_another_site_is_refused(alice: User, settings: Settings) -> None:
+    ticket = make_ticket(request_of(alice))
+    settings.SECRET_KEY = "another"
+    assert enter(ticket) == 401
+
+
+@database
+@pytest.mark.parametrize("salt", ["django.core.signing", "django_ws.auth"])
+def test_what_was_signed_for_something_else_is_no_ticket(alice: User, salt: str) -> None:
+    signer = TimestampSigner(sep=".", salt=salt)
+    assert enter(signer.sign_object([str(alice.pk), "", "", "nonce"])) == 401
+
+
+@database
+def test_ticket_of_one_user_cannot_be_made_into_that_of_another(alice: User) -> None:
+    bob = User.objects.create_user("bob")
+    one, other = (make_ticket(request_of(user)).split(".") for user in (alice, bob))
+    assert enter(".".join([one[0], *other[1:]])) == 401
+    assert enter(".".join([other[0], *one[1:]])) == 401
+
+
+@database
+def test_ticket_tells_neither_password_nor_session(alice: User) -> None:
+    client = Client()
+    client.force_login(alice)
+    ticket = make_ticket(request_of(alice, client.session))
+    text = TimestampSigner(sep=".", salt="django_ws.auth.ticket").unsign_object(ticket)
+    assert str(client.session.session_key) not in str(text)
+    assert alice.get_session_auth_hash()[:32] not in str(text)
+
+
+@database
+def test_log_in_by_a_ticket_belongs_to_the_session_it_was_made_in(alice: User) -> None:
+    client = Client()
+    client.force_login(alice)
+    authenticate = async_to_sync(TicketAuthenticator().authenticate)
+    with_session = authenticate(make_ticket(request_of(alice, client.session)))
+    without = authenticate(make_ticket(request_of(alice)))
+    assert with_session is not None
+    assert without is not None
+    assert set(with_session.owners) - set(without.owners) == {
+        owner for owner in with_session.owners if "session" in owner
+    }
+    assert len(with_session.owners) == len(without.owners) + 1
+    assert with_session.expires_at is None
+
+
+@database
+def test_async_view_makes_tickets(alice: User) -> None:
+    request = request_of(alice)
+
+    async def auser() -> User:
+        return alice
+
+    request.auser = auser
+    assert enter(async_to_sync(amake_ticket)(request)) == "alice"
+
+
+def test_nobody_gets_a_ticket_for_nobody() -> None:
+    with pytest.raises(ValueError, match="nobody is logged in"):
+        make_ticket(request_of(AnonymousUser()))
+
+
+@database
+def test_ticket_is_in_no_line_of_the_log(alice: User, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "django.ws")
+    ticket = make_ticket(request_of(alice))
+    assert [enter(ticket), enter(ticket)] == ["alice", 401]
+    assert "the ticket in the URL is not valid" in caplog.text
+    assert not [part for part in ticket.split(".") if part in caplog.text]
+
+
+# Once, in whichever thread or process
+
+LOCAL = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "LOCATION": "once"}
+DATABASE = {"BACKEND": "django.core.cache.backends.db.DatabaseCache", "LOCATION": "once"}
+REDIS = {"BACKEND": "django.core.cache.backends.redis.RedisCache"}
+FILES = {"BACKEND": "django.core.cache.backends.filebased.FileBasedCache", "LOCATION": "/nowhere"}
+DUMMY = {"BACKEND": "django.core.cache.backends.dummy.DummyCache"}
+
+
+@pytest.mark.parametrize(
+    ("cache", "sharp"),
+    [
+        (LOCAL, False),
+        (FILES, False),
+        (DUMMY, False),
+        (DATABASE, True),
+        ({**REDIS, "LOCATION": "redis://127.0.0.1:1"}, True),
+    ],
+)
+def test_which_caches_are_shared(
+    cache: dict[str, Any],
+    sharp: bool,
+    settings: Settings,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings.CACHES = {"default": cache}
+    assert is_sharp() is sharp
+    TicketAuthenticator()
+    assert ("two processes may take the same ticket" in caplog.text) is not sharp
+
+
+def test_one_of_many_threads_is_first(settings: Settings) -> None:
+    settings.CACHES = {"default": LOCAL}
+    with ThreadPoolExecutor(8) as pool:
+        for turn in range(20):
+            key = f"turn-{turn}"
+            assert sum(pool.map(lambda _, key=key: is_first(key, 30), range(8))) == 1
+
+
+PROGRAM = """
+import asyncio, json, os, sys
+import django
+from django.conf import settings
+settings.CACHES = {"default": json.loads(os.environ["CACHE"])}
+django.setup()
+from django_ws.auth.tokens import TicketAuthenticator
+
+async def main():
+    authenticator = TicketAuthenticator()
+    print("ready", flush=True)
+    for ticket in sys.stdin.readline().split():
+        login = await authenticator.authenticate(ticket)
+        print(int(login is not None), end="", flush=True)
+
+asyncio.run(main())
+"""
+
+
+def processes(cache: dict[str, Any], tickets: list[str], count: int = 2) -> list[str]:
+    """What as many processes that start together say of each ticket: 1 for in, 0 for refused."""
+    environment = {
+        **os.environ,
+        "CACHE": json.dumps(cache),
+        "DJANGO_SETTINGS_MODULE": "tests.settings",
+        "DJANGO_WS_TEST_DATABASE": str(django_settings.DATABASES["default"]["NAME"]),
+        "PYTHONPATH": str(ROOT),
+    }
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(count)
+    ]
+    try:
+        for process in started:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in started:
+            assert process.stdin is not None
+            process.stdin.write(" ".join(tickets) + "\n")
+            process.stdin.flush()
+        return [process.communicate(timeout=30)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("kind", ["redis", "database"])
+def test_replayed_ticket_is_taken_by_exactly_one_of_two_processes(
+    kind: str, alice: User, settings: Settings, tmp_path: Path
+) -> None:
+    tickets = [make_ticket(request_of(alice)) for _ in range(20)]
+    if kind == "redis":
+        with RedisServer() as server:
+            said = processes({**REDIS, "LOCATION": server.url}, tickets)
+    else:
+        settings.CACHES = {"default": DATABASE}
+        call_command("createcachetable")
+        try:
+            said = processes(DATABASE, tickets)
+        finally:
+            with connection.cursor() as cursor:
+                cursor.execute("DROP TABLE once")
+    assert [sum(map(int, each)) for each in zip(*said, strict=True)] == [1] * 20
