@@ -1,6 +1,7 @@
 SHELL := /bin/bash
 BIN := .venv/bin
 PORT ?= 8000
+FRONT_END_PORT ?= $(shell expr $(PORT) + 1)
 CHECKED := django_ws tests example_project benchmarks
 
 .DEFAULT_GOAL := help
@@ -9,14 +10,14 @@ CHECKED := django_ws tests example_project benchmarks
 help: ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
-demo: ## Serve the example project at http://127.0.0.1:8000 (PORT=... for another port)
-	scripts/make-venv .venv server
+demo: ## Serve the example project at http://127.0.0.1:8000 and 8001 (PORT=... for other ports)
+	scripts/make-venv .venv demo,server
 	$(BIN)/python example_project/manage.py migrate --verbosity 0
 	$(BIN)/python example_project/manage.py createdemousers
-	cd example_project && exec ../$(BIN)/python -m uvicorn demo.asgi:application --host 127.0.0.1 --port $(PORT)
+	exec scripts/demo $(PORT) $(FRONT_END_PORT)
 
 test: ## Check and test everything, on two Pythons where the machine has them
-	scripts/make-venv .venv dev,server
+	scripts/make-venv .venv dev,demo,server
 	scripts/install-system-packages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -28,12 +29,12 @@ test: ## Check and test everything, on two Pythons where the machine has them
 	scripts/test-other-python
 
 bench: ## Measure speed and memory beside other frameworks
-	scripts/make-venv .venv dev,server
+	scripts/make-venv .venv dev,demo,server
 	scripts/install-system-packages
 	$(BIN)/python -m benchmarks
 
 faults: ## Run the freezes, fuzzing and soaks that `make test` leaves out
-	scripts/make-venv .venv dev,server
+	scripts/make-venv .venv dev,demo,server
 	scripts/install-system-packages
 	$(BIN)/python -m pytest -m faults --timeout 900 --hypothesis-profile faults
 

@@ -11,6 +11,7 @@ class CounterHandler(WebSocketHandler):
 
     The page sends ``{"do": "increment"}`` or ``{"do": "reset"}``. The answer is the broadcast,
     which goes to all tabs of the user. The hooks are sync, so they use the ORM as a view does.
+    Whether a session or a token has logged the user in is the affair of WS_MIDDLEWARE.
     """
 
     def get_topics(self) -> list[str]:

@@ -1,8 +1,9 @@
 """The settings of the example project: made to be tried on one machine, not to be deployed.
 
 DEMO_DEBUG=0 switches DEBUG off and then asks for DEMO_SECRET_KEY; DEMO_ALLOWED_HOSTS (separated
-by commas) and DEMO_DATABASE (a file) change what their names say. DEMO_BROADCAST (redis://...)
-is needed where the site runs in more than one process.
+by commas), DEMO_DATABASE (a file) and DEMO_FRONT_END (an origin) change what their names say.
+DEMO_BROADCAST (redis://...) is needed where the site runs in more than one process.
+DEMO_TOKEN_IN_URL=1 lets tokens stand in URLs.
 """
 
 import os
@@ -25,18 +26,20 @@ ALLOWED_HOSTS = [host for host in os.environ.get("DEMO_ALLOWED_HOSTS", "").split
 
 INSTALLED_APPS = [
     "django_ws",
-    "django.contrib.admin",
+    "demo.apps.DemoAdminConfig",  # django.contrib.admin, with a site of our own
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.messages",
     "django.contrib.sessions",
     "django.contrib.staticfiles",
+    "rest_framework.authtoken",
     "pages",
     # One app for each demo. The index lists them in this order.
     "weather",
     "echo",
     "counter",
     "chat",
+    "notifications",
 ]
 
 MIDDLEWARE = [
@@ -85,6 +88,29 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 # Without it broadcasts reach the connections of this process alone.
 if "DEMO_BROADCAST" in os.environ:
     WS_BROADCAST = os.environ["DEMO_BROADCAST"]
+
+WS_MIDDLEWARE = [
+    "django_ws.middleware.AuthMiddleware",
+    # A token that is brought counts more than the session, so it comes second.
+    "django_ws.middleware.TokenAuthMiddleware",
+]
+
+# Off, as by default: whatever keeps URLs would keep the token as well, and with it the log-in of
+# a user for as long as the token lives. Such are the server's access log (uvicorn's line shows
+# the query string), those of proxies, and error reports. Switch it on only for clients that can
+# set neither a header nor a subprotocol.
+WS_TOKEN_IN_URL = os.environ.get("DEMO_TOKEN_IN_URL", "0") not in ("0", "false", "no", "")
+
+# The front end of the notifications, which runs on another port as one of another host would.
+# Its pages may open sockets here, and read their user's token (notifications/views.py).
+FRONT_END = os.environ.get("DEMO_FRONT_END", "http://127.0.0.1:8001")
+CSRF_TRUSTED_ORIGINS = [FRONT_END]
+
+AUTHENTICATION_BACKENDS = [
+    "django.contrib.auth.backends.ModelBackend",
+    "sesame.backends.ModelBackend",
+]
+SESAME_MAX_AGE = 30  # seconds; a token is used at once, and the next connection gets its own
 
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "index"

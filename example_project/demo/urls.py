@@ -15,4 +15,5 @@ urlpatterns = [
     path("echo/", include("echo.urls")),
     path("counter/", include("counter.urls")),
     path("chat/", include("chat.urls")),
+    path("notifications/", include("notifications.urls")),
 ]

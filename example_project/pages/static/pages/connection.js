@@ -16,12 +16,17 @@ const TEXTS = {
 
 export class Connection {
   /**
-   * url: ws:// or wss://. status: the element that shows the state.
-   * onOpen(), onMessage(value), onLost(): what the page does. A page that hears nothing for
-   * `silence` milliseconds takes the connection for dead: use it where the server pings.
+   * url: ws:// or wss://. status: the element that shows the state. protocols: the subprotocols
+   * that are offered. onOpen(), onMessage(value), onLost(code): what the page does. A page that
+   * hears nothing for `silence` milliseconds takes the connection for dead: use it where the
+   * server pings.
    */
-  constructor(url, status, { onOpen = () => {}, onMessage, onLost = () => {}, silence = 0 }) {
-    Object.assign(this, { url, status, onOpen, onMessage, onLost, silence });
+  constructor(
+    url,
+    status,
+    { protocols = [], onOpen = () => {}, onMessage, onLost = () => {}, silence = 0 },
+  ) {
+    Object.assign(this, { url, status, protocols, onOpen, onMessage, onLost, silence });
     this.failures = 0;
     this.open();
     addEventListener("online", () => this.hurry());
@@ -32,7 +37,7 @@ export class Connection {
   open() {
     clearTimeout(this.retry);
     this.show("connecting");
-    const socket = new WebSocket(this.url);
+    const socket = new WebSocket(this.url, this.protocols);
     this.socket = socket;
     let stable;
     socket.onopen = () => {
@@ -61,9 +66,17 @@ export class Connection {
     return true;
   }
 
+  /** Give this connection up and open another one after a while. */
+  drop() {
+    const socket = this.socket;
+    this.socket = null; // its close event may take long and means nothing any more
+    socket.close();
+    this.lost(1006);
+  }
+
   lost(code) {
     clearTimeout(this.deaf);
-    this.onLost();
+    this.onLost(code);
     if (FINAL.has(code)) {
       this.show("closed");
       return;
@@ -83,12 +96,7 @@ export class Connection {
   listen() {
     clearTimeout(this.deaf);
     if (!this.silence) return;
-    this.deaf = setTimeout(() => {
-      const socket = this.socket;
-      this.socket = null; // its close event may take long and means nothing any more
-      socket.close();
-      this.lost(1006);
-    }, this.silence);
+    this.deaf = setTimeout(() => this.drop(), this.silence);
   }
 
   show(state) {

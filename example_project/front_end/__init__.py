@@ -1,0 +1,1 @@
+"""A front end on its own, as another team would run it: static files, and no Django."""
