@@ -24,6 +24,9 @@ from django_ws.request import WebSocketRequest
 logger = logging.getLogger("django.ws.request")
 
 MIDDLEWARE = "the middleware"
+LOG_IN = "the check of the log-in"
+# Where an exception reaches no ``on_error``: no hook runs before the log-in.
+_WITHOUT_ON_ERROR = {MIDDLEWARE, LOG_IN, "authenticate_first", "on_error"}
 
 
 class Handler(Protocol):
@@ -114,7 +117,7 @@ class Calls:
             self._reject(Reject(400, HTTPStatus(400).phrase))
         else:
             await self.report(place, error)
-            if place not in (MIDDLEWARE, "on_error", "authenticate_first"):
+            if place not in _WITHOUT_ON_ERROR:
                 await self.call("on_error", error)
             if connection.state is CONNECTING:
                 connection.refuse(500, debug_reason(error) or HTTPStatus(500).phrase)

@@ -173,7 +173,10 @@ class Connection:
 
         async def receive() -> Event:
             event = events.pop() if events else await self.inbound.next()
-            return self._disconnect_event() if event is STOPPED else event
+            # No message after a log-out, though the application may have waited for one.
+            if event is STOPPED or self.state is not HANDED_OVER:
+                return self._disconnect_event()
+            return event
 
         async def send(event: Event) -> None:
             if self.state is HANDED_OVER:  # otherwise the log-in has ended

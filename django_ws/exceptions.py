@@ -135,6 +135,13 @@ class BroadcastError(WebSocketError):
         super().__init__(f"{action} failed at {server}: {reason}")
 
 
+class LoginCheckError(WebSocketError):
+    """Whether a log-in still holds could not be found out; the ``__cause__`` says why."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(f"the log-in could not be checked: {type(cause).__name__}: {cause}")
+
+
 class InvalidTopic(WebSocketError, ValueError):
     """Not a topic: ``reason`` says why."""
 

@@ -7,7 +7,7 @@ sent, no topic is joined, and a refusal closes with 4000 + status.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -16,6 +16,7 @@ from django_ws import conf
 from django_ws.connection import CONNECTING
 from django_ws.ending import Ending
 from django_ws.exceptions import ConnectionClosed, DecodeError
+from django_ws.frames import without_frames
 from django_ws.limits import limits
 from django_ws.outbound import data_size
 from django_ws.types import Event, Login
@@ -48,12 +49,12 @@ class FirstMessage(Ending):
             return False
         login = None
         try:
-            # Not kept in a variable, which the report of an error would show.
             login = await self._login_of(event)
         except DecodeError:
             pass
         except Exception as error:
-            await self.calls.failed("authenticate_first", error)
+            await self.calls.failed("authenticate_first", without_frames(error))
+        del event  # from here on a report may show what this frame holds
         if connection.state is not CONNECTING:
             return False
         if login is None:
@@ -65,19 +66,16 @@ class FirstMessage(Ending):
         return connection.state is CONNECTING
 
     async def _login_of(self, event: Event) -> Login | None:
-        max_size = self.handler.max_message_size or conf.get().ws_max_message_size
-        if data_size(event.get("text") or event.get("bytes") or b"") > max_size:
+        data = event.get("text")
+        if data is None:
+            data = event["bytes"]
+        if data_size(data) > (self.handler.max_message_size or conf.get().ws_max_message_size):
             return None
-        return await self._ask(event)
-
-    def _ask(self, event: Event) -> Awaitable[Login | None]:
-        text = event.pop("text", None)
-        data = event.pop("bytes", None) if text is None else text
         ask: Callable[[Any], Any] = self.handler.authenticate_first
         if "authenticate_first" in self.handler.hooks.sync:
             ask = sync_to_async(ask)
-        asked: Awaitable[Login | None] = ask(self.handler.codec.decode(data))
-        return asked
+        login: Login | None = await ask(self.handler.codec.decode(data))
+        return login
 
     def _no_first_message(self) -> None:
         seconds = self.handler.first_message_seconds

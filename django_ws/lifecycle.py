@@ -16,7 +16,7 @@ from types import TracebackType
 from django_ws import conf
 from django_ws.acting import Done, current_task, done
 from django_ws.bounds import Bounds, bounds_of
-from django_ws.calls import MIDDLEWARE
+from django_ws.calls import LOG_IN, MIDDLEWARE
 from django_ws.close_codes import CloseCode
 from django_ws.connection import CONNECTING, HANDED_OVER, OPEN, REFUSED
 from django_ws.exceptions import BroadcastError, ConnectionClosed, DecodeError, MessageDropped
@@ -234,8 +234,12 @@ class Life(FirstMessage):
 
     async def _watch(self, login: Login) -> bool:
         self.subscriptions.belongs_to(login.owners, hub_of(DEFAULT))
-        if not await login.begin(self._login_ended):
-            self._login_ended()
+        self.calls.place = LOG_IN
+        try:
+            if not await login.begin(self._login_ended):
+                self._login_ended()
+        except Exception as error:
+            await self.calls.failed(LOG_IN, error)
         return self.connection.state is CONNECTING
 
     def _login_ended(self) -> None:

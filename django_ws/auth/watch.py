@@ -10,6 +10,8 @@ from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 from django_ws import conf
+from django_ws.exceptions import LoginCheckError
+from django_ws.frames import without_frames
 from django_ws.sync import Place, context_at, place
 
 logger = logging.getLogger("django.ws")
@@ -65,7 +67,7 @@ class Watch:
             self._start()
 
     def holds(self, login: Watched) -> Awaitable[bool]:
-        """Look soon, and tell. Awaiting raises what the look raises."""
+        """Look soon, and tell. Awaiting raises ``LoginCheckError`` where that fails."""
         waiter: asyncio.Future[bool] = self._loop.create_future()
         self._due[login] = waiter
         self._start()
@@ -109,7 +111,8 @@ class Watch:
             try:
                 ended = set(await of_class.ended(logins))
             except Exception as error:
-                self._failed(error, [due[login] for login in logins])
+                # Those of all logins together hold the keys of each.
+                self._failed(without_frames(error), [due[login] for login in logins])
                 continue
             for login in logins:
                 self._answer(login, login not in ended, due[login])
@@ -126,7 +129,9 @@ class Watch:
     def _failed(self, error: Exception, waiters: list[asyncio.Future[bool] | None]) -> None:
         for waiter in waiters:
             if waiter is not None and not waiter.done():
-                waiter.set_exception(error)
+                failure = LoginCheckError(error)  # its own: each gets other frames
+                failure.__cause__ = error
+                waiter.set_exception(failure)
         staying = waiters.count(None)
         if staying:
             logger.error(

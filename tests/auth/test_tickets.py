@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -17,6 +21,7 @@ import pytest
 from asgiref.sync import async_to_sync
 from django.conf import settings as django_settings
 from django.contrib.auth.models import AnonymousUser, User
+from django.core.cache.backends.dummy import DummyCache
 from django.core.management import call_command
 from django.core.signing import TimestampSigner
 from django.db import connection
@@ -25,7 +30,7 @@ from pytest_django import Settings
 
 from django_ws import WebSocketHandler
 from django_ws.auth import amake_ticket, make_ticket
-from django_ws.auth.tokens import TicketAuthenticator
+from django_ws.auth.tokens import TicketAuthenticator, once
 from django_ws.auth.tokens.once import is_first, is_sharp
 from django_ws.testing import HandshakeRejected, WebSocketClient
 from tests.redis_server import RedisServer
@@ -250,6 +255,82 @@ def test_one_of_many_threads_is_first(settings: Settings) -> None:
             assert sum(pool.map(lambda _, key=key: is_first(key, 30), range(8))) == 1
 
 
+class Late(DummyCache):
+    """Lets two at once come first."""
+
+    both = threading.Barrier(2)
+
+    def add(self, *args: Any, **kwargs: Any) -> bool:
+        self.both.wait(30)
+        return True
+
+
+def test_one_of_two_threads_is_first_where_the_cache_forgets(settings: Settings) -> None:
+    settings.CACHES = {"default": {"BACKEND": f"{__name__}.Late"}}
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(lambda _: is_first("late", 30), range(2))) == [False, True]
+
+
+def test_a_key_may_come_first_again_when_its_time_is_over(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.CACHES = {"default": LOCAL}
+    monkeypatch.setattr(once, "_taken", {})
+    assert is_first("short", 0.05)
+    while not is_first("short", 0.05):
+        time.sleep(0.01)
+    while time.monotonic() < once._taken["short"]:
+        time.sleep(0.01)
+    assert is_first("other", 30)
+    assert list(once._taken) == ["other"]
+
+
+@contextmanager
+def locked_database() -> Iterator[sqlite3.Connection]:
+    """Others may read it; who writes is refused at once, as where two wait for each other."""
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA busy_timeout = 0")
+    locking = sqlite3.connect(
+        connection.settings_dict["NAME"], isolation_level=None, check_same_thread=False
+    )
+    try:
+        locking.execute("BEGIN IMMEDIATE")
+        yield locking
+    finally:
+        locking.close()
+        connection.close()
+
+
+@pytest.fixture
+def cache_in_database(db: None, settings: Settings) -> Iterator[None]:
+    settings.CACHES = {"default": DATABASE}
+    call_command("createcachetable")
+    yield
+    with connection.cursor() as cursor:
+        cursor.execute("DROP TABLE once")
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("cache_in_database")
+def test_a_locked_database_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:
+    with locked_database() as locking:
+        unlock = threading.Timer(0.1, lambda: locking.execute("ROLLBACK"))
+        unlock.start()
+        assert is_first("locked", 30)
+        unlock.join()
+    assert caplog.messages == []
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("cache_in_database")
+def test_a_database_that_stays_locked_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    with locked_database():
+        assert not is_first("locked-for-long", 30)
+    [told] = caplog.messages
+    assert "a ticket was refused" in told
+    assert "locked" in told
+
+
 PROGRAM = """
 import asyncio, json, os, sys
 import django
@@ -307,18 +388,13 @@ def processes(cache: dict[str, Any], tickets: list[str], count: int = 2) -> list
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("kind", ["redis", "database"])
 def test_replayed_ticket_is_taken_by_exactly_one_of_two_processes(
-    kind: str, alice: User, settings: Settings, tmp_path: Path
+    kind: str, alice: User, request: pytest.FixtureRequest
 ) -> None:
     tickets = [make_ticket(request_of(alice)) for _ in range(20)]
     if kind == "redis":
         with RedisServer() as server:
             said = processes({**REDIS, "LOCATION": server.url}, tickets)
     else:
-        settings.CACHES = {"default": DATABASE}
-        call_command("createcachetable")
-        try:
-            said = processes(DATABASE, tickets)
-        finally:
-            with connection.cursor() as cursor:
-                cursor.execute("DROP TABLE once")
+        request.getfixturevalue("cache_in_database")
+        said = processes(DATABASE, tickets)
     assert [sum(map(int, each)) for each in zip(*said, strict=True)] == [1] * 20

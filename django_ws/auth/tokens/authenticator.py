@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from django.core.exceptions import ImproperlyConfigured
 
 from django_ws.auth.login import Login
+from django_ws.frames import without_frames
 
 MAX_TOKEN_SIZE = 8192  # characters; servers take no longer header lines
 
@@ -57,17 +58,7 @@ async def authenticate(authenticators: Iterable[Authenticator], token: Secret) -
             return login
     else:
         return None
-    raise _without_frames(failure)
-
-
-def _without_frames(error: Exception) -> Exception:
-    """The exception, and those it comes from, without their frames: these hold the token."""
-    links: list[BaseException | None] = [error]
-    for link in links:
-        if link is not None and link.__traceback__ is not None:
-            link.__traceback__ = None
-            links += [link.__cause__, link.__context__]
-    return error
+    raise without_frames(failure)
 
 
 def library(module: str, package: str) -> Any:

@@ -1,0 +1,14 @@
+"""The settings of the site that is attacked: every bound is set, and short."""
+
+from tests.e2e.site.settings import *  # noqa: F403 - the same, and what differs from it
+
+ROOT_WS_URLCONF = "tests.security.site.ws_urls"
+WS_MIDDLEWARE = [
+    "tests.security.site.handlers.count",
+    "django_ws.middleware.AuthMiddleware",
+    "django_ws.middleware.TokenAuthMiddleware",
+    "django_ws.middleware.TicketAuthMiddleware",
+]
+WS_CONNECT_TIMEOUT = 1.0
+WS_CLOSE_TIMEOUT = 1.0
+WS_MAX_TOPICS = 10

@@ -1,0 +1,145 @@
+"""docs/security.md: the defaults are those of the code, and every attack has its test."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from django_ws import WebSocketHandler, acting, client_address, conf, inbound
+from django_ws.auth import FirstMessageAuthMixin, watch
+from django_ws.auth.tokens import authenticator, ticket
+from django_ws.pubsub import outbox, topics
+from django_ws.pubsub.backends import base
+from tests.security import test_forgeries as forgeries
+from tests.security import test_leaks as leaks
+from tests.security import test_origins as origins
+from tests.security.ways import WAYS
+from tests.test_origin import TRICKS
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "security.md").read_text()
+MIB = 1024 * 1024
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The cells of the table whose head begins with these words."""
+    _, found, after = PAGE.partition(f"\n| {heading} |")
+    assert found
+    lines = after.partition("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def shown(value: Any) -> str:
+    match value:
+        case None:
+            return "unset"
+        case bool():
+            return str(value)
+        case float():
+            return f"{value:g} s"
+        case int() if value % MIB == 0:
+            return f"{value // MIB} MiB"
+        case str():
+            return f'`"{value}"`'
+        case ():
+            return "none"
+    return str(value)
+
+
+# Where a default depends on the project, its words say how.
+IN_WORDS = {"ROOT_WS_URLCONF", "WS_MIDDLEWARE", "WS_BROADCAST", "WS_SYNC_THREADS"}
+
+
+def test_every_setting_is_in_the_table_with_its_default() -> None:
+    table = {row[0].strip("`"): row[1] for row in rows("setting")}
+    assert list(table) == list(conf.SETTINGS)
+    for name in set(table) - IN_WORDS:
+        default = conf.SETTINGS[name].default()
+        assert table[name] == shown(() if name == "WS_TRUSTED_PROXIES" else default), name
+
+
+def test_every_bound_of_a_handler_is_in_the_table_with_its_default() -> None:
+    table = {row[0].strip("`"): row[1] for row in rows("attribute of a handler")}
+    for name, said in table.items():
+        assert said == shown(getattr(WebSocketHandler, name)), name
+    assert FirstMessageAuthMixin.first_message_seconds == WebSocketHandler.first_message_seconds
+    plain = {
+        name
+        for name, value in vars(WebSocketHandler).items()
+        if not name.startswith("_") and not callable(value) and not isinstance(value, property)
+    }
+    bounding = plain - {"codec", "using", "hooks", "rate_limited", "PROCESS_CANCEL_ERRORS"}
+    assert bounding == set(table)
+
+
+def test_what_cannot_be_changed_is_in_the_table() -> None:
+    assert [row[1] for row in rows("not to be changed")] == [
+        f"{inbound.MAX_WAITING_MESSAGES} messages, {shown(inbound.MAX_WAITING_BYTES)}",
+        f"{topics.MAX_TOPIC_BYTES} bytes",
+        f"{authenticator.MAX_TOKEN_SIZE} characters",
+        f"{ticket.TICKET_SECONDS} s",
+        shown(base.PUBLISH_SECONDS),
+        shown(outbox.MAX_WAITING_BYTES),
+        shown(acting.BLOCKING_CALL_SECONDS),
+        shown(watch.MAX_BATCH),
+        shown(client_address.MAX_HOPS),
+    ]
+
+
+ATTACKS = rows("attack")
+
+
+@pytest.mark.parametrize("row", ATTACKS, ids=lambda row: row[-1].rpartition("::")[2].strip("`"))
+def test_every_attack_has_its_test(row: list[str]) -> None:
+    path, _, name = row[-1].strip("`").partition("::")
+    module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
+    assert not name or hasattr(module, name)
+    assert len(row) == 6
+
+
+def cases(function: Callable[..., Any]) -> int:
+    """How many tests a parametrized test is."""
+    count = 1
+    for mark in getattr(function, "pytestmark", []):
+        if mark.name == "parametrize":
+            count *= len(mark.args[1])
+    return count
+
+
+def test_the_table_tells_how_many_tries_there_were() -> None:
+    tries = {row[-1].strip("`").rpartition("::")[2]: row[1] for row in ATTACKS}
+    leaking = [
+        cases(test) for name, test in vars(leaks.TestNoWayOfLoggingInIsTold).items()
+        if name.startswith("test_")
+    ]  # fmt: skip
+    expected = {
+        "test_no_other_origin_gets_in": len(TRICKS),
+        "test_no_page_with_several_origins_gets_in": len(origins.SEVERAL),
+        "test_no_other_origin_gets_in_on_the_wire": len(origins.ON_THE_WIRE),
+        "test_what_is_pipelined_behind_a_wrong_log_in_reaches_no_hook": len(WAYS),
+        "TestNoWayOfLoggingInIsTold": len(WAYS) * sum(leaking),
+    }
+    for name, test in vars(forgeries).items():
+        if name in tries:
+            expected[name] = cases(test)
+    assert {name: tries[name] for name in expected} == {
+        name: str(count) for name, count in expected.items()
+    }
+
+
+def test_the_filter_takes_the_query_out_of_uvicorns_lines() -> None:
+    [block] = re.findall(r"```python\n(import logging\n.*?)```", PAGE, re.DOTALL)
+    namespace: dict[str, Any] = {}
+    exec(block, namespace)
+    record = logging.LogRecord(
+        "uvicorn.error", logging.INFO, "", 0, '%s - "WebSocket %s" %d',
+        ("127.0.0.1:5", "/ws/?ticket=secret", 403), None,
+    )  # fmt: skip
+    assert namespace["WithoutQuery"]().filter(record)
+    assert record.getMessage() == '127.0.0.1:5 - "WebSocket /ws/" 403'
