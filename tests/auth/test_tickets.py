@@ -350,8 +350,8 @@ asyncio.run(main())
 """
 
 
-def processes(cache: dict[str, Any], tickets: list[str], count: int = 2) -> list[str]:
-    """What as many processes that start together say of each ticket: 1 for in, 0 for refused."""
+def processes(cache: dict[str, Any], user: User, count: int = 2) -> list[str]:
+    """What as many processes at once say of each of 20 tickets: 1 for in, 0 for refused."""
     environment = {
         **os.environ,
         "CACHE": json.dumps(cache),
@@ -374,6 +374,8 @@ def processes(cache: dict[str, Any], tickets: list[str], count: int = 2) -> list
         for process in started:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
+        # Not before: they are good for 30 s.
+        tickets = [make_ticket(request_of(user)) for _ in range(20)]
         for process in started:
             assert process.stdin is not None
             process.stdin.write(" ".join(tickets) + "\n")
@@ -390,11 +392,10 @@ def processes(cache: dict[str, Any], tickets: list[str], count: int = 2) -> list
 def test_replayed_ticket_is_taken_by_exactly_one_of_two_processes(
     kind: str, alice: User, request: pytest.FixtureRequest
 ) -> None:
-    tickets = [make_ticket(request_of(alice)) for _ in range(20)]
     if kind == "redis":
         with RedisServer() as server:
-            said = processes({**REDIS, "LOCATION": server.url}, tickets)
+            said = processes({**REDIS, "LOCATION": server.url}, alice)
     else:
         request.getfixturevalue("cache_in_database")
-        said = processes(DATABASE, tickets)
+        said = processes(DATABASE, alice)
     assert [sum(map(int, each)) for each in zip(*said, strict=True)] == [1] * 20

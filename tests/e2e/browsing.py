@@ -25,6 +25,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.e2e.project import Uvicorn, manage
 from tests.e2e.servers import ROOT
+from tests.untraced import untraced
 
 EXAMPLE = ROOT / "example_project"
 CHROMIUM = "/usr/bin/chromium"
@@ -74,7 +75,7 @@ def site(database: str) -> Iterator[str]:
 def browser() -> Iterator[Browser]:
     if not Path(CHROMIUM).exists():
         pytest.fail(f"{CHROMIUM} is missing: apt-get install chromium")
-    with sync_playwright() as playwright:
+    with untraced(), sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_OPTIONS)
         yield browser
         browser.close()

@@ -4,7 +4,6 @@ import asyncio
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
@@ -191,9 +190,7 @@ asyncio.run(main())
 
 
 def test_a_forked_child_starts_afresh() -> None:
-    began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", FORKING], capture_output=True, text=True, timeout=30
     )
     assert done.stdout.strip() == "7 ('room', b'parent')", done.stderr
-    assert time.monotonic() - began < 20

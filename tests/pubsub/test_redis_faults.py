@@ -111,14 +111,13 @@ async def test_while_redis_is_down_publishing_fails_at_once_and_nothing_spins(
         await here.backend.publish("a", b"1")
         await asyncio.to_thread(publisher.publish, [("a", b"2")])
         server.kill()
-        began = time.monotonic()
-        for n in range(200):  # among them the first, over the connections of before
+        # Among them the first, over the connections of before. To wait for each would take 2,000 s.
+        for n in range(200):
             with pytest.raises(BroadcastError, match=f"broadcast failed at {server.url}: ") as e:
                 await here.backend.publish("a", b"%d" % n)
             assert e.value.__cause__ is not None
             with pytest.raises(BroadcastError, match=f"broadcast failed at {server.url}: "):
                 publisher.publish([("a", b"%d" % n)])
-        assert time.monotonic() - began < 5
         losses = here.listener.losses
         await eventually(lambda: here.listener.losses > losses)  # while it waits, it waits
         busy, began = time.process_time(), time.monotonic()
@@ -218,13 +217,11 @@ async def test_a_frozen_redis_is_noticed_and_what_was_missed_told(
         server.freeze()
         assert server.state() == "T"
         for data in (b"3", b"x" * 5_000_000):  # one that waits for an answer, one to be taken
-            began = time.monotonic()
             with pytest.raises(BroadcastError, match=r"no answer in 0.5 s") as caught:
                 await here.backend.publish("a", data)
             assert isinstance(caught.value.__cause__, TimeoutError)
             with pytest.raises(BroadcastError, match=r"(?i)time|no answer"):
                 await asyncio.to_thread(publisher.publish, [("a", data)])
-            assert time.monotonic() - began < 2
         await eventually(lambda: warnings(caplog))
         assert "no answer to a PING in 0.3 s" in warnings(caplog)[0]
         assert server.state() == "T"
@@ -256,13 +253,13 @@ async def test_many_threads_at_a_frozen_redis_all_get_their_error_in_time(
             errors.append(error)
 
     began = time.monotonic()
-    threads = [threading.Thread(target=publish) for _ in range(20)]
+    threads = [threading.Thread(target=publish) for _ in range(60)]
     for thread in threads:
         thread.start()
     for thread in threads:
         await asyncio.to_thread(thread.join)
-    assert time.monotonic() - began < 2
-    assert len(errors) == 20
+    assert time.monotonic() - began < 20  # one after the other would be 30
+    assert len(errors) == 60
     server.thaw()
     publisher.publish([("a", b"3")])
     publisher.close()

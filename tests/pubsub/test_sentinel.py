@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 
@@ -42,10 +41,8 @@ async def test_a_master_is_killed_and_its_replica_promoted(
             assert redis_set.master_port() == old.port
             assert len(old.clients(pubsub=True)) == 1
             old.kill()
-            began = time.monotonic()
             with pytest.raises(BroadcastError, match=r"broadcast failed at mymaster \(sentinels"):
                 await here.backend.publish("a", b"refused")
-            assert time.monotonic() - began < 2
             await eventually(lambda: redis_set.master_port() == new.port)
             await here.has(gaps=1)
             assert here.gaps == [{"a", "b"}]

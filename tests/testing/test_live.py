@@ -15,6 +15,7 @@ from websockets.sync.client import connect
 from django_ws import WebSocketHandler
 from django_ws.testing import WebSocketLiveServerTestCase
 from tests.routes import path
+from tests.untraced import untraced
 
 CHROMIUM = "/usr/bin/chromium"
 CHROMIUM_ARGUMENTS = [
@@ -91,7 +92,7 @@ class LiveTests(WebSocketLiveServerTestCase):
             "value": client.cookies["sessionid"].value,
             "url": self.live_server_url,
         }
-        with sync_playwright() as playwright:
+        with untraced(), sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
             try:
                 context = browser.new_context()
