@@ -25,8 +25,8 @@ logger = logging.getLogger("django.ws.request")
 
 MIDDLEWARE = "the middleware"
 LOG_IN = "the check of the log-in"
-# Where an exception reaches no ``on_error``: no hook runs before the log-in.
-_WITHOUT_ON_ERROR = {MIDDLEWARE, LOG_IN, "authenticate_first", "on_error"}
+# Where an exception reaches no ``on_error``: no hook runs before the client may connect.
+_WITHOUT_ON_ERROR = {MIDDLEWARE, LOG_IN, "authenticate_first", "authorize", "on_error"}
 
 
 class Handler(Protocol):
@@ -102,9 +102,11 @@ class Calls:
         connection = self._connection
         if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
             raise error  # any other is the hook's own affair: something it awaited was cancelled
-        if isinstance(error, ConnectionClosed) and connection.gone:
+        # Nothing that happens to a message is an answer to the handshake.
+        is_answered = connection.state is not CONNECTING
+        if is_answered and isinstance(error, ConnectionClosed) and connection.gone:
             logger.debug("WebSocket %s: %s ended by the close", connection.path, place)
-        elif isinstance(error, MessageDropped):  # counted and warned of already
+        elif is_answered and isinstance(error, MessageDropped):  # counted and warned of already
             logger.debug("WebSocket %s: %s ended by an overflow", connection.path, place)
         elif isinstance(error, Reject):
             self._reject(error)

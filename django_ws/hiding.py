@@ -46,7 +46,7 @@ def report_filter(scope: Scope, cookies: dict[str, str]) -> SafeExceptionReporte
 
 def _secrets(scope: Scope, cookies: dict[str, str]) -> Iterator[str]:
     """Whatever a client may have logged in by."""
-    yield from (value for name, value in cookies.items() if NAMES.search(name))
+    yield from (value for name, value in cookies.items() if _is_secret_cookie(name, value))
     for part in scope.get("query_string", b"").decode("latin-1").split("&"):
         name, _, value = part.partition("=")
         if NAMES.search(unquote_plus(name)):
@@ -56,8 +56,17 @@ def _secrets(scope: Scope, cookies: dict[str, str]) -> Iterator[str]:
         match raw_name.lower():
             case b"authorization":
                 yield from text.split()
+            case b"cookie":  # as it came: quoted, or more than once
+                pairs = [part.strip().partition("=") for part in text.split(";")]
+                yield from (value for name, _, value in pairs if _is_secret_cookie(name, value))
             case b"sec-websocket-protocol":
                 yield from (name.strip().partition(".")[2] for name in text.split(","))
+
+
+def _is_secret_cookie(name: str, value: str) -> bool:
+    """Whatever is long enough: sites name the cookies that log in as they like."""
+    is_known = name == settings.LANGUAGE_COOKIE_NAME
+    return not is_known and (len(value) >= MIN_SECRET or bool(NAMES.search(name)))
 
 
 @lru_cache(maxsize=1)
@@ -75,7 +84,7 @@ def _hiding(base: Any) -> Any:
         def get_safe_cookies(self, request: Any) -> dict[str, Any]:
             cookies: dict[str, Any] = super().get_safe_cookies(request)
             return {
-                name: self.cleansed_substitute if NAMES.search(name) else value
+                name: self.cleansed_substitute if _is_secret_cookie(name, str(value)) else value
                 for name, value in cookies.items()
             }
 

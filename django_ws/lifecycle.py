@@ -233,10 +233,10 @@ class Life(FirstMessage):
         return self._watch(login) if login is not None else _nobody
 
     async def _watch(self, login: Login) -> bool:
-        self.subscriptions.belongs_to(login.owners, hub_of(DEFAULT))
         self.calls.place = LOG_IN
+        may_hold = self.subscriptions.belongs_to(login.owners, hub_of(DEFAULT))
         try:
-            if not await login.begin(self._login_ended):
+            if not (may_hold and await login.begin(self._login_ended)):
                 self._login_ended()
         except Exception as error:
             await self.calls.failed(LOG_IN, error)

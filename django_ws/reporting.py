@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
@@ -21,13 +22,17 @@ async def report_error(
     """Log one exception with traceback, and send ``got_request_exception``.
 
     In a thread, as Django does it: a log handler may send mail, a receiver may use the network.
+    What these raise is told too, and goes no further.
     """
     report = sync_to_async(_report)
     try:
         # Whatever happens to the connection meanwhile, the exception gets told.
         await asyncio.shield(report(sender, request, connection_id, place, error))
     except Exception:
-        logger.exception("WebSocket %s: reporting an exception failed", printable(request.path))
+        try:
+            logger.exception("WebSocket %s: reporting an exception failed", printable(request.path))
+        except Exception:  # the log itself is broken
+            traceback.print_exc()
 
 
 def _report(

@@ -37,6 +37,8 @@ class WebSocketRequest(ASGIRequest):
 
     login: Login | None = None  # what the user's log-in rests on; set by the same middleware
 
+    taken_tokens: tuple[tuple[str, str], ...] = ()  # which of its tokens have logged it in
+
     # Constants of every handshake: a GET without a body.
     method = "GET"
     content_type = ""

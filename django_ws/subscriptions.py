@@ -101,11 +101,13 @@ class Subscriptions:
                 self._hub.rooms.leave(self, topic)
         return done(self._connection.loop)
 
-    def belongs_to(self, owners: Sequence[str], hub: Hub) -> None:
-        """Let ``disconnect(user_topic(user))`` and a log-out find it, through this hub."""
+    def belongs_to(self, owners: Sequence[str], hub: Hub) -> bool:
+        """Let ``disconnect(user_topic(user))`` and a log-out find it, through this hub.
+
+        Whether no log-in among them is known to have ended.
+        """
         self._owners = hub, owners
-        for owner in owners:
-            hub.add_owner(owner, self)
+        return hub.owners.add(owners, self)
 
     def release(self) -> None:
         """``on_open`` has returned: hand on what has arrived meanwhile."""
@@ -125,8 +127,7 @@ class Subscriptions:
         self.topics = ()
         if self._owners is not None:
             hub, owners = self._owners
-            for owner in owners:
-                hub.remove_owner(owner, self)
+            hub.owners.remove(owners, self)
             self._owners = None
         closed = self._connection.closed_error()
         for item in self._waiting_items():

@@ -7,10 +7,9 @@ context, and so for each socket, and keeps it for as long.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
-from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.contrib.sessions.backends.base import SessionBase
 from django.core.cache import BaseCache, caches
@@ -65,17 +64,13 @@ class ThreadCache(BaseCache):
     delete_many = _in_thread("delete_many")
     clear = _in_thread("clear")
 
-    async def aget_many(self, keys: Iterable[Any], version: int | None = None) -> dict[Any, Any]:
-        """In one round trip."""
-        found: dict[Any, Any] = await sync_to_async(self.get_many)(keys, version)
-        return found
-
-
-def session_cache() -> ThreadCache:
-    return ThreadCache(settings.SESSION_CACHE_ALIAS)
-
 
 def share_cache(session: SessionBase) -> None:
-    """Let a session of Django's engines "cache" and "cached_db" use the caches of the threads."""
-    if isinstance(getattr(session, "_cache", None), BaseCache):
-        session._cache = session_cache()  # type: ignore[attr-defined]
+    """Let a session that keeps itself in the cache of ``SESSION_CACHE_ALIAS``, as those of Django's
+    engines "cache" and "cached_db", use the caches of the threads. In the context that made it.
+    """
+    alias = settings.SESSION_CACHE_ALIAS
+    own = getattr(session, "_cache", None)
+    # An engine of the site's may have another cache, or something else of that name.
+    if isinstance(own, BaseCache) and alias in caches and own is caches[alias]:
+        session._cache = ThreadCache(alias)  # type: ignore[attr-defined]

@@ -16,19 +16,27 @@ from typing import Any, BinaryIO, cast
 from urllib.request import urlopen
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
+from django.test import Client, RequestFactory
 from django.urls import clear_url_caches, path
 from pytest_django import Settings
+from rest_framework.authentication import TokenAuthentication
+from rest_framework.authtoken.models import Token
+from rest_framework.response import Response
+from rest_framework.views import APIView
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
 from django_ws import ConnectionClosed, WebSocketHandler, abroadcast
+from django_ws.auth import make_ticket
 from django_ws.exceptions import EncodeError, Reject
 from django_ws.middleware.chain import Chain
 from django_ws.testing import HandshakeRejected, WebSocketClient
 from tests.e2e.servers import START_SECONDS, Lines
 
 ROOT = Path(__file__).parent.parent
+AUTH = ROOT / "docs" / "auth.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -181,6 +189,121 @@ class TestDocumentedHandlers:
         assert rejected == [403]
 
 
+@pytest.mark.django_db(transaction=True)
+class TestDocumentedLogIns:
+    async def test_device_logs_in_by_a_signed_token_alone(self, run: Any, serve: Any) -> None:
+        [block] = [text for text in blocks(AUTH) if "class DeviceHandler(" in text]
+        documented = run(block)
+        alice = await User.objects.acreate(username="alice")
+        token = documented["make_device_token"](alice)
+
+        async def on_open(self: Any) -> None:
+            await self.send(self.request.user.get_username())
+
+        async with serve(
+            type("Handler", (documented["DeviceHandler"],), {"on_open": on_open})
+        ) as ws:
+            await ws.send({"device": token})
+            assert await ws.receive() == "alice"
+        wrongs: list[Any] = [
+            {"device": "alice"},
+            {"device": f"{alice.pk}"},
+            {"device": 1},
+            [],
+            None,
+        ]
+        for wrong in wrongs:
+            async with WebSocketClient("/documented/") as ws:
+                await ws.send(wrong)
+                assert await ws.wait_closed() == 4401
+
+    @pytest.mark.parametrize("ending", ["log-out", "revoked"])
+    async def test_badge_adds_to_the_log_in_of_the_session(
+        self, ending: str, run: Any, serve: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        [block] = [text for text in blocks(AUTH) if "class BadgeLogin(" in text]
+        documented = run(block)
+        module = types.ModuleType("documented_badges")
+        module.__dict__.update(documented)
+        monkeypatch.setitem(sys.modules, "documented_badges", module)
+        settings.WS_MIDDLEWARE = [
+            "django_ws.middleware.AuthMiddleware",
+            "documented_badges.badge_middleware",
+        ]
+        settings.WS_AUTH_RECHECK = 0.05 if ending == "revoked" else 3600
+        serve(type("Quiet", (WebSocketHandler,), {}))
+        browser = Client()
+        alice = await User.objects.acreate(username="alice")
+        await browser.aforce_login(alice)
+        cookies = {"sessionid": browser.cookies["sessionid"].value}
+        headers = {"X-Badge": "b1"}
+        async with WebSocketClient("/documented/", cookies=cookies, headers=headers) as ws:
+            await ws.receive_nothing()
+            if ending == "revoked":
+                documented["revoked"].add("b1")
+            else:
+                await sync_to_async(browser.logout)()
+            assert await ws.wait_closed() == 4401
+
+    async def test_view_of_rest_framework_gives_tickets(
+        self, serve: Any, settings: Settings
+    ) -> None:
+        settings.WS_MIDDLEWARE = ["django_ws.middleware.TicketAuthMiddleware"]
+        token = await Token.objects.acreate(user=await User.objects.acreate(username="alice"))
+
+        class TicketView(APIView):
+            authentication_classes = [TokenAuthentication]
+
+            def get(self, request: Any) -> Response:
+                return Response({"ticket": make_ticket(request)})
+
+        class Who(WebSocketHandler):
+            async def on_open(self) -> None:
+                await self.send(self.request.user.get_username())
+
+        request = RequestFactory().get("/", headers={"Authorization": f"Token {token.key}"})
+        answer = await sync_to_async(TicketView.as_view())(request)
+        serve(Who)
+        url = f"/documented/?ticket={answer.data['ticket']}"
+        async with WebSocketClient(url) as ws:
+            assert await ws.receive() == "alice"
+
+
+@pytest.mark.parametrize("offered", [["chat"], ["chat", "Token.{}"]])
+@pytest.mark.django_db
+def test_unknown_subprotocol_is_answered_by_none(
+    offered: list[str], serve: Any, settings: Settings
+) -> None:
+    settings.WS_MIDDLEWARE = ["django_ws.middleware.TokenAuthMiddleware"]
+    token = Token.objects.create(user=User.objects.create(username="alice"))
+    serve(type("Quiet", (WebSocketHandler,), {}))
+    names = [name.format(token.key) for name in offered]
+    with WebSocketClient("/documented/", subprotocols=names) as ws:
+        assert ws.subprotocol is None
+
+
+@pytest.mark.parametrize(
+    ("setting", "own"), [("CSRF_TRUSTED_ORIGINS", True), ("WS_ALLOWED_ORIGINS", False)]
+)
+def test_which_setting_keeps_the_sites_own_pages(
+    setting: str, own: bool, serve: Any, settings: Settings
+) -> None:
+    setattr(settings, setting, ["https://app.example.com"])
+    serve(type("Quiet", (WebSocketHandler,), {}))
+    with WebSocketClient("/documented/", origin="https://app.example.com"):
+        pass
+    if own:
+        with WebSocketClient("/documented/", origin="http://testserver"):
+            pass
+    else:
+        with (
+            pytest.raises(HandshakeRejected) as refused,
+            WebSocketClient("/documented/", origin="http://testserver"),
+        ):
+            pass
+        assert refused.value.status == 403
+
+
 class FailingHandler(WebSocketHandler):
     """What the tests of docs/testing.md are about."""
 
@@ -205,12 +328,13 @@ class FailingHandler(WebSocketHandler):
         ("README.md", "EchoTests", 1),
         ("docs/testing.md", "EchoTests", 3),
         ("docs/testing.md", "FailureTests", 2),
+        ("docs/testing.md", "LogOutTests", 1),
     ],
 )
 def test_documented_tests_pass(
     page: str, name: str, count: int, run: Any, mysite: types.ModuleType, serve: Any
 ) -> None:
-    if name == "EchoTests":
+    if name != "FailureTests":
         serve(mysite.EchoHandler, "ws/echo/")
     else:
         serve(FailingHandler, "ws/<path:rest>")

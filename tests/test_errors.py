@@ -390,6 +390,27 @@ def html_mail(admins: None) -> Iterator[None]:
     logger.removeHandler(handler)
 
 
+class BrokenLog(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        raise LookupError("a defect of the log")
+
+
+async def test_a_broken_log_harms_no_connection(capfd: pytest.CaptureFixture[str]) -> None:
+    """It closes with 1011, and the exception is told on stderr."""
+    handler = BrokenLog()
+    logger = logging.getLogger(LOG)
+    logger.addHandler(handler)
+    try:
+        handler_class: Any = handler_failing_in("on_message")
+        async with client(handler_class) as ws:
+            await ws.send("")
+            assert await ws.wait_closed() == 1011
+    finally:
+        logger.removeHandler(handler)
+    assert handler_class.ends == [1011]
+    assert "a defect of the log" in capfd.readouterr().err
+
+
 TOKEN = "very-secret-token"
 
 

@@ -9,7 +9,7 @@ from pytest_django import Settings
 
 from django_ws import ConnectionClosed, WebSocketHandler
 from django_ws.exceptions import MessageDropped
-from tests.asgi_peer import Peer
+from tests.asgi_peer import Peer, until
 
 LOG = "django.ws.request"
 
@@ -288,3 +288,18 @@ async def test_messages_of_a_hook_that_overflows_the_buffer_reach_connection_clo
         assert [str(error) for error in caught] == [
             "the connection is closed (1013: the client reads too slowly)"
         ]
+
+
+async def test_a_dropped_message_ends_the_hook_and_not_the_connection(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Handler(WebSocketHandler):
+        async def on_message(self, message: Any) -> None:
+            if message == "drop":
+                raise MessageDropped
+            await self.send(message)
+
+    async with Peer(Handler) as peer:
+        peer.say('"drop"', '"next"')
+        await until(lambda: peer.texts == ['"next"'])
+    assert caplog.records == []

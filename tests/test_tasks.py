@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from pytest_django import Settings
@@ -19,6 +19,7 @@ from django_ws import (
     WebSocketHandler,
 )
 from django_ws.codecs import BytesCodec, Codec, JSONCodec, MessagePackCodec, TextCodec
+from django_ws.tasks import sleep_loop
 from tests.asgi_peer import Peer, client, turns, until
 
 
@@ -640,15 +641,41 @@ async def test_sleep_loop_calls_first_after_one_period() -> None:
         assert clock.times[0] - before >= 0.02
 
 
-async def test_sleep_loop_keeps_to_a_fixed_grid_without_drift() -> None:
-    period, clock = 0.05, Clock(8, takes=0.02)
-    async with Peer(Quiet) as peer:
-        start = asyncio.get_running_loop().time()
-        peer.handler.start_task("loop", peer.handler.sleep_loop, args=(clock, period))
-        await clock.reached.wait()
-    # A loop that slept for a period after each call would meet the grid at every fifth call.
-    on_grid = [time for time in clock.times if (time - start) % period < 0.009]
-    assert len(on_grid) > len(clock.times) / 2
+class SlowTime:
+    """Stands in for the event loop: time passes by the book, and every wait ends late."""
+
+    def __init__(self, *late: float) -> None:
+        self.now = 100.0
+        self.late = list(late)
+        self.closed = asyncio.get_running_loop().create_future()
+
+    def get_running_loop(self) -> Self:
+        return self
+
+    def time(self) -> float:
+        return self.now
+
+    async def wait(self, futures: Any, timeout: float) -> None:
+        assert [*futures] == [self.closed]
+        self.now += timeout + self.late.pop(0)
+        if not self.late:
+            self.closed.set_result(None)
+
+
+async def test_sleep_loop_keeps_to_a_fixed_grid_without_drift(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    time = SlowTime(0, 1, 0, 3, 9, 2, 0, 0)
+    times: list[float] = []
+
+    async def takes_two_seconds() -> None:
+        times.append(time.now - 100)
+        time.now += 2
+
+    monkeypatch.setattr("django_ws.tasks.asyncio", time)
+    await sleep_loop(takes_two_seconds, 5, (), {}, time.closed)
+    # Due at 5, 10, 15, 20, 25 (nine late, and two until it was done: 30 and 35 had passed).
+    assert times == [5, 11, 15, 23, 34, 42, 45]
 
 
 async def test_sleep_loop_leaves_out_what_passes_during_a_call_and_never_overlaps() -> None:

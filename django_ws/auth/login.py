@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, Self
 
 from asgiref.sync import sync_to_async
-from django.db import models
+from django.db import models, router
 
 from django_ws.auth.watch import Watch, watch_here
 from django_ws.pubsub.topics import user_topic
@@ -37,9 +37,10 @@ class Login:
         self, user: Any, *, expires_at: float | None = None, owners: Sequence[str] = ()
     ) -> None:
         self.user = user
-        self.expires_at = expires_at
+        # A float also where a token names an int that is none: better refused here.
+        self.expires_at = None if expires_at is None else float(expires_at)
         # What a log-out names to find the connection.
-        self.owners = (*own_topic(user), *owners)
+        self.owners = tuple(dict.fromkeys((*own_topic(user), *owners)))
         self._was_active = getattr(user, "is_active", True)
         self._password = getattr(user, "password", None)  # its hash: changes with the password
         self._timer: asyncio.TimerHandle | None = None
@@ -62,7 +63,7 @@ class Login:
             return True
         if not isinstance(self.user, models.Model):
             return False
-        user = users.get((type(self.user), self.user.pk))
+        user = users.get((self.user.__class__, self.user.pk))
         return (
             user is None
             or (self._was_active and not getattr(user, "is_active", True))
@@ -112,12 +113,17 @@ def own_topic(user: Any) -> tuple[str, ...]:
 
 @sync_to_async  # all in one go: making many objects would hold up the event loop
 def _users_now(users: Sequence[Any]) -> dict[tuple[Any, Any], Any]:
-    """The rows of these users, as they are now, by class and primary key."""
+    """The rows of these users, as they are now, by class and primary key.
+
+    From the database where they are written: a copy of it may not have what was just saved.
+    """
     found = {}
-    wanted: dict[tuple[Any, str | None], set[Any]] = {}
+    wanted: dict[tuple[Any, str], set[Any]] = {}
     for user in users:
         if isinstance(user, models.Model):
-            wanted.setdefault((type(user), user._state.db), set()).add(user.pk)
+            model = user.__class__  # not type(): it may be one of Django's lazy objects
+            database = router.db_for_write(model, instance=user)
+            wanted.setdefault((model, database), set()).add(user.pk)
     for (model, database), keys in wanted.items():
         for row in model._default_manager.using(database).filter(pk__in=keys):
             found[model, row.pk] = row

@@ -10,10 +10,11 @@ from asgiref.sync import sync_to_async
 from django.contrib.auth import SESSION_KEY
 from django.contrib.sessions.backends import cache, db, signed_cookies
 from django.contrib.sessions.backends.base import SessionBase
+from django.db import router
 from django.utils import timezone
 
 from django_ws.auth.login import Login
-from django_ws.thread_caches import session_cache
+from django_ws.thread_caches import share_cache
 
 
 def session_owner(session_key: str) -> str:
@@ -74,16 +75,22 @@ def _in_database(
     store: type[db.SessionStore], keys: Collection[str]
 ) -> dict[str, tuple[dict[str, Any], float | None]]:
     model = store.get_model_class()
-    rows = model.objects.filter(session_key__in=keys, expire_date__gt=timezone.now())
+    rows = model.objects.using(router.db_for_write(model)).filter(
+        session_key__in=keys, expire_date__gt=timezone.now()
+    )
     decode = store().decode
     return {
         row.session_key: (decode(row.session_data), row.expire_date.timestamp()) for row in rows
     }
 
 
-async def _in_cache(
+@sync_to_async
+def _in_cache(
     store: type[cache.SessionStore], keys: Iterable[str]
 ) -> dict[str, tuple[dict[str, Any], float | None]]:
-    prefix = store.cache_key_prefix
-    found = await session_cache().aget_many([f"{prefix}{key}" for key in keys])
+    prefix, any_of_them = store.cache_key_prefix, store()
+    share_cache(any_of_them)
+    found = any_of_them._cache.get_many(  # type: ignore[attr-defined]
+        [f"{prefix}{key}" for key in keys]
+    )
     return {key.removeprefix(prefix): (data, None) for key, data in found.items()}

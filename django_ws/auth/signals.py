@@ -9,9 +9,11 @@ from typing import Any
 from django.apps import apps
 from django.contrib.auth import get_user_model
 from django.contrib.auth.signals import user_logged_out
+from django.core.signals import setting_changed
 from django.db import router, transaction
 from django.db.models import Model
 from django.db.models.signals import post_delete, post_save
+from django.dispatch import receiver
 
 from django_ws.auth.session import session_owner
 from django_ws.close_codes import CloseCode
@@ -30,40 +32,64 @@ def connect() -> None:
     if not apps.is_installed("django.contrib.auth"):
         return
     user_logged_out.connect(_logged_out, dispatch_uid="django_ws")
-    post_save.connect(_saved, dispatch_uid="django_ws")
-    post_delete.connect(_deleted, dispatch_uid="django_ws")
+    # Sender by sender: a receiver of every deletion would make Django load whatever the site
+    # deletes, row by row.
+    for model in _models_like(get_user_model()):
+        post_save.connect(_saved, sender=model, dispatch_uid="django_ws")
+        post_delete.connect(_deleted, sender=model, dispatch_uid="django_ws")
+    if apps.is_installed("rest_framework.authtoken"):
+        from rest_framework.authtoken.models import Token
+
+        for model in _models_like(Token):
+            post_delete.connect(_token_deleted, sender=model, dispatch_uid="django_ws")
+
+
+@receiver(setting_changed)
+def _connect_again(*, setting: str, **kwargs: Any) -> None:
+    if setting == "AUTH_USER_MODEL":
+        connect()
+
+
+def _models_like(model: type[Model]) -> list[type[Model]]:
+    """It, its proxies and its children: each sends signals of its own."""
+    return [each for each in apps.get_models() if issubclass(each, model)]
 
 
 def _logged_out(*, request: Any, user: Any, **kwargs: Any) -> None:
-    # Sent before the session is flushed.
+    # Sent before the session is flushed; hubs remember that it has ended.
     key = getattr(getattr(request, "session", None), "session_key", None)
-    if user is not None and key:
+    if key:
         order = seal_disconnect(session_owner(key), CloseCode.LOGIN_ENDED, "the log-in has ended")
-        _order_on_commit(order, user)
+        # Not type(), for it may be a lazy object; None where nobody has looked who it is.
+        model = get_user_model() if user is None else user.__class__
+        try:
+            _order_on_commit(order, router.db_for_write(model, instance=user))
+        except Exception:  # the user must get out all the same
+            logger.exception("Sockets stay open until their log-in is checked again")
 
 
 def _saved(
-    *, instance: Model, created: bool, update_fields: frozenset[str] | None, **kwargs: Any
+    *,
+    instance: Model,
+    created: bool,
+    update_fields: frozenset[str] | None,
+    using: str,
+    **kwargs: Any,
 ) -> None:
-    if created or not isinstance(instance, get_user_model()):
-        return
-    if update_fields is None or DECISIVE & update_fields:
-        _order_on_commit(seal_check(user_topic(instance)), instance)
+    if not created and (update_fields is None or DECISIVE & update_fields):
+        _order_on_commit(seal_check(user_topic(instance)), using)
 
 
-def _deleted(*, instance: Model, **kwargs: Any) -> None:
-    if isinstance(instance, get_user_model()):
-        _order_on_commit(seal_check(user_topic(instance)), instance)
-    elif apps.is_installed("rest_framework.authtoken"):
-        from rest_framework.authtoken.models import Token
-
-        if isinstance(instance, Token):
-            _order_on_commit(seal_check(user_topic(instance.user)), instance)
+def _deleted(*, instance: Model, using: str, **kwargs: Any) -> None:
+    _order_on_commit(seal_check(user_topic(instance)), using)
 
 
-def _order_on_commit(order: bytes, instance: Model) -> None:
+def _token_deleted(*, instance: Any, using: str, **kwargs: Any) -> None:
+    _order_on_commit(seal_check(user_topic(instance.user)), using)
+
+
+def _order_on_commit(order: bytes, using: str) -> None:
     """When it is certain, and so that who looks then finds it."""
-    using = router.db_for_write(type(instance), instance=instance)
     transaction.on_commit(lambda: _publish(order), using=using, robust=True)
 
 

@@ -14,6 +14,7 @@ from django_ws import conf
 from django_ws.auth.login import Login
 from django_ws.handler import WebSocketHandler
 from django_ws.limits import limits
+from django_ws.middleware.token import TokenMiddleware
 
 Chain = Callable[[WebSocketHandler], Awaitable[None]]
 
@@ -34,6 +35,7 @@ def chain() -> Chain:
 def build(paths: tuple[str, ...]) -> Chain:
     """A chain of these middleware, the first outermost, around ``handler.run()``."""
     innermost: Chain = run
+    inner: tuple[TokenMiddleware, ...] = ()
     for index, path in reversed(list(enumerate(paths))):
         innermost = load(index, path)(innermost)
         if not callable(innermost):
@@ -42,6 +44,9 @@ def build(paths: tuple[str, ...]) -> Chain:
                 "Write a class with __init__(self, func) and async __call__(self, ws), or a "
                 "function that takes func and returns such a callable."
             )
+        if isinstance(innermost, TokenMiddleware):
+            innermost.inner = inner
+            inner = (innermost, *inner)
     return innermost
 
 

@@ -7,8 +7,9 @@ from importlib import import_module
 from types import SimpleNamespace
 from typing import Any, cast
 
+from asgiref.sync import sync_to_async
 from django.conf import settings
-from django.contrib.auth import aget_user
+from django.contrib.auth import get_user
 from django.contrib.sessions.backends.base import SessionBase
 from django.http import HttpRequest
 
@@ -19,9 +20,9 @@ from django_ws.handler import WebSocketHandler
 class AuthMiddleware:
     """Sets ``request.session``, ``request.user`` and ``request.auser()`` before any hook runs.
 
-    The user is loaded with Django's own ``aget_user``: authentication backends, session hash
-    and ``SECRET_KEY_FALLBACKS`` count as on a page. The handshake itself writes nothing to the
-    session; your code may, and saves with ``await self.request.session.asave()``.
+    The user is loaded with Django's own ``get_user``, in a thread: authentication backends,
+    session hash and ``SECRET_KEY_FALLBACKS`` count as on a page. The handshake itself writes
+    nothing to the session; your code may, and saves with ``await self.request.session.asave()``.
     """
 
     def __init__(self, func: Callable[[WebSocketHandler], Awaitable[None]]) -> None:
@@ -45,25 +46,31 @@ class AuthMiddleware:
     async def _with_user_of_session(self, ws: WebSocketHandler) -> None:
         reading = SimpleNamespace(session=_ReadOnlySession(ws.request.session))
         request = ws.request
-        request.user = await aget_user(cast(HttpRequest, reading))
+        # Not aget_user(): it passes over what a backend has in get_user() alone. Besides, session
+        # and user are read in one thread, in one go.
+        request.user = await sync_to_async(get_user)(cast(HttpRequest, reading))
         if request.user.is_authenticated:
             request.login = SessionLogin(request.user, request.session)
         await self.func(ws)
 
 
 class _ReadOnlySession:
-    """A session as ``aget_user`` needs it, whose writes do nothing.
+    """A session as ``get_user`` needs it, whose writes do nothing.
 
-    ``aget_user`` rotates a session whose hash was made with a fallback key and flushes one
+    ``get_user`` rotates a session whose hash was made with a fallback key and flushes one
     whose hash is wrong. A handshake can send no new cookie back, so that would log the user
     out of the site.
     """
 
     def __init__(self, session: SessionBase) -> None:
-        self.aget = session.aget
+        self._session = session
+        self.get = session.get
 
-    async def acycle_key(self) -> None: ...
+    def __getitem__(self, key: str) -> Any:
+        return self._session[key]
 
-    async def aset(self, key: str, value: Any) -> None: ...
+    def __setitem__(self, key: str, value: Any) -> None: ...
 
-    async def aflush(self) -> None: ...
+    def cycle_key(self) -> None: ...
+
+    def flush(self) -> None: ...

@@ -16,6 +16,7 @@ from django_ws.pubsub.backends.base import Backend, Gap
 from django_ws.pubsub.chores import Chores
 from django_ws.pubsub.envelope import CHECK, DISCONNECT, Broadcast
 from django_ws.pubsub.outbox import Outbox
+from django_ws.pubsub.owners import Owners
 from django_ws.pubsub.rooms import Rooms
 from django_ws.pubsub.topics import CONTROL_TOPIC
 from django_ws.pubsub.turns import Turns
@@ -38,22 +39,11 @@ class Hub:
         self.rooms = Rooms(self._chores, self._tell_gap)
         self.rooms.listen_to(make_backend())
         self.rooms.keep(CONTROL_TOPIC)
-        self.owned: dict[str, set[Subscriber]] = {}  # the connections of users and of log-ins
-        self.outbox = Outbox(
-            asyncio.get_running_loop(), self._publish_many, lambda: self.rooms.backend
-        )
+        self._hears_orders = False
+        loop = asyncio.get_running_loop()
+        self.owners = Owners(loop)
+        self.outbox = Outbox(loop, self._publish_many, lambda: self.rooms.backend)
         self._chores.start(self._listen)
-
-    # The connections of a user, or of one log-in: found by an owner's name, whatever they join
-
-    def add_owner(self, owner: str, subscriber: Subscriber) -> None:
-        """Let ``disconnect(user_topic(user))`` and a log-out find this connection."""
-        self.owned.setdefault(owner, set()).add(subscriber)
-
-    def remove_owner(self, owner: str, subscriber: Subscriber) -> None:
-        self.owned[owner].discard(subscriber)
-        if not self.owned[owner]:
-            del self.owned[owner]
 
     # Receiving
 
@@ -100,6 +90,7 @@ class Hub:
             return
         if broadcast.kind == DISCONNECT:
             whose, code, reason = broadcast.message()
+            self.owners.end(whose)
             await self._for_each(self._found(whose), lambda each: each.disconnect(code, reason))
             return
         if broadcast.kind == CHECK:
@@ -139,7 +130,7 @@ class Hub:
             send(dict(event))
 
     def _found(self, owner_or_topic: str) -> set[Subscriber]:
-        return self.owned.get(owner_or_topic, set()).union(self.rooms.members_of(owner_or_topic))
+        return self.owners.of(owner_or_topic).union(self.rooms.members_of(owner_or_topic))
 
     async def _tell_gap(self, topics: Collection[str]) -> None:
         missed: dict[Subscriber, set[str]] = {}
@@ -147,13 +138,20 @@ class Hub:
             for member in self.rooms.members_of(topic):
                 missed.setdefault(member, set()).add(topic)
         await self._for_each(missed, lambda member: member.missed(frozenset(missed[member])))
-        if CONTROL_TOPIC in topics and self.owned:
+        if CONTROL_TOPIC in topics:
+            await self._check_all()
+
+    async def _check_all(self) -> None:
+        """Orders may have been missed: when the topic was lost, or before it was confirmed."""
+        everybody = self.owners.everybody()
+        if everybody and self._hears_orders:
             logger.warning(
                 "Orders to disconnect users may not have arrived from %s: all log-ins of this "
                 "process are checked again. Repeat what disconnect() was called for meanwhile.",
                 self.rooms.backend.server,
             )
-            await self._for_each(set().union(*self.owned.values()), lambda each: each.check_login())
+        self._hears_orders = True
+        await self._for_each(everybody, lambda each: each.check_login())
 
     async def _for_each(
         self, members: Iterable[Subscriber], action: Callable[[Subscriber], None]

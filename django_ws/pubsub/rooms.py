@@ -71,8 +71,13 @@ class Rooms:
             self._ask_again(topic, room)
 
     def keep(self, topic: str) -> None:
-        """Ask for a topic without a local subscriber, for good."""
-        self._ask(topic, self._rooms.setdefault(topic, Room()))
+        """Ask for a topic without a local subscriber, for good.
+
+        ``tell_gap`` is called when it is confirmed for the first time, too.
+        """
+        room = self._rooms[topic] = Room()
+        room.missed = True
+        self._ask(topic, room)
 
     # Joining and leaving
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -9,14 +10,14 @@ from django.contrib.auth.models import Permission, User
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from pytest_django import Settings
 
-from django_ws import Reject, WebSocketHandler, broadcast, user_topic
+from django_ws import ConnectionClosed, Reject, WebSocketHandler, broadcast, user_topic
 from django_ws.auth import (
     LoginRequiredMixin,
     PermissionRequiredMixin,
     UserPassesTestMixin,
 )
 from django_ws.auth.access import AccessMixin, fits
-from django_ws.exceptions import TopicForbidden
+from django_ws.exceptions import BroadcastError, MessageDropped, TopicForbidden
 from django_ws.testing import HandshakeRejected, WebSocketClient
 from tests.asgi_peer import HandlerClass, route
 
@@ -451,3 +452,63 @@ def test_patterns(pattern: str, topic: str, expected: bool) -> None:
 
 def test_mixins_are_handlers_themselves() -> None:
     assert issubclass(AccessMixin, WebSocketHandler)
+
+
+# Whatever goes wrong, nobody gets in
+
+ERRORS = [
+    LookupError("a defect"),
+    MessageDropped(),
+    ConnectionClosed(),
+    asyncio.CancelledError(),
+    BroadcastError("publish", "memory", "a defect"),
+]
+
+
+class Telling(Base):
+    topics = ["news"]
+
+    async def on_error(self, error: BaseException) -> None:
+        ran.append("on_error")
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=[type(error).__name__ for error in ERRORS])
+@pytest.mark.parametrize("is_sync", [False, True], ids=["async", "sync"])
+def test_an_exception_of_the_test_refuses_and_runs_no_hook(
+    error: BaseException, is_sync: bool
+) -> None:
+    def function(self: Any) -> bool:
+        raise error
+
+    async def coroutine(self: Any) -> bool:
+        raise error
+
+    class Handler(UserPassesTestMixin, Telling):
+        test_func = function if is_sync else coroutine
+
+    assert (status(Handler), ran) == (500, [])
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=[type(error).__name__ for error in ERRORS])
+@pytest.mark.parametrize("hook", ["authorize", "on_connect", "get_topics", "may_subscribe"])
+def test_an_exception_in_any_hook_of_the_handshake_refuses(error: BaseException, hook: str) -> None:
+    async def coroutine(self: Any) -> None:
+        raise error
+
+    def function(self: Any, *args: Any) -> None:
+        raise error
+
+    called = coroutine if hook in ("authorize", "on_connect") else function
+    handler: Any = type("Handler", (Telling,), {hook: called})
+    unavailable = isinstance(error, BroadcastError) and called is function
+    assert status(handler) == (503 if unavailable else 500)
+    assert ("on_error" in ran) is (hook != "authorize" and not unavailable)
+    assert "on_close" not in ran
+
+
+def test_what_the_exception_says_counts() -> None:
+    class Handler(UserPassesTestMixin, Telling):
+        async def test_func(self) -> bool:
+            raise PermissionDenied
+
+    assert (status(Handler), ran) == (403, [])

@@ -13,7 +13,7 @@ from django_ws.auth import FirstMessageAuthMixin
 from django_ws.auth.login import Login
 from django_ws.exceptions import StateError
 from django_ws.testing import WebSocketClient
-from tests.asgi_peer import PATH, Peer, client, handlers, the_handler, turns, until
+from tests.asgi_peer import PATH, SECONDS, Peer, client, handlers, the_handler, turns, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -122,6 +122,7 @@ async def test_the_token_may_take_longer_than_the_handshake(settings: Settings) 
     settings.WS_CONNECT_TIMEOUT = 0.02
     async with client(TokenHandler) as ws:
         await ws.receive_nothing()  # for longer than that
+        settings.WS_CONNECT_TIMEOUT = SECONDS  # of what comes then
         await ws.send(SECRET)
         assert await ws.receive() == "hello alice"
 

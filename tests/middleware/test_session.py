@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.auth.backends import ModelBackend
 from django.contrib.auth.models import AnonymousUser, User
 from django.contrib.sessions.models import Session
 from django.db import connection
@@ -62,6 +63,24 @@ def routes(settings: Settings) -> None:
 @pytest.fixture
 def alice() -> User:
     return User.objects.create_user("alice", password="secret")
+
+
+class PlainBackend:
+    """As Django documents it: two methods, and no base class."""
+
+    def authenticate(self, request: Any, **credentials: Any) -> None:
+        return None
+
+    def get_user(self, user_id: Any) -> User | None:
+        return User.objects.filter(pk=user_id).first()
+
+
+class BanningBackend(ModelBackend):
+    """Has a word in ``get_user()`` alone."""
+
+    def get_user(self, user_id: Any) -> Any:
+        user = super().get_user(user_id)
+        return None if user is not None and user.get_username() == "banned" else user
 
 
 def log_in(user: User) -> dict[str, str]:
@@ -136,6 +155,26 @@ def test_backend_that_is_no_longer_listed_is_anonymous(alice: User, settings: Se
     cookies = log_in(alice)
     settings.AUTHENTICATION_BACKENDS = ["django.contrib.auth.backends.RemoteUserBackend"]
     assert who(cookies=cookies)["user"] == ANONYMOUS
+
+
+@pytest.mark.parametrize("old_key", [False, True])
+def test_backend_without_a_base_class_logs_in(
+    alice: User, settings: Settings, old_key: bool
+) -> None:
+    settings.AUTHENTICATION_BACKENDS = [f"{__name__}.PlainBackend"]
+    cookies = log_in(alice)
+    if old_key:
+        settings.SECRET_KEY_FALLBACKS = [settings.SECRET_KEY]
+        settings.SECRET_KEY = "a new one"
+    assert who(cookies=cookies)["user"] == "alice"
+
+
+def test_users_whom_get_user_of_the_backend_refuses_are_anonymous(
+    alice: User, settings: Settings
+) -> None:
+    settings.AUTHENTICATION_BACKENDS = [f"{__name__}.BanningBackend"]
+    cookies = [log_in(user) for user in (alice, User.objects.create_user("banned"))]
+    assert [who(cookies=each)["user"] for each in cookies] == ["alice", ANONYMOUS]
 
 
 def test_name_of_the_session_cookie_is_the_settings(alice: User, settings: Settings) -> None:

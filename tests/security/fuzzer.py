@@ -40,6 +40,8 @@ UVICORNS = re.compile(
     r"|Invalid HTTP request received|Unsupported upgrade request|connection (rejected|open|closed)"
     r"|opening handshake failed"
 )
+# A close frame that is broken in its own way: uvicorn's protocol, where no code of ours runs.
+ASSERTION = re.compile(r"^Fatal error on transport TCPTransport\nprotocol: <uvicorn\.")
 BLOCK = re.compile(r"^(?:INFO|WARNING|ERROR|CRITICAL): ", re.MULTILINE)
 VALUES: list[Any] = [
     0, -1, 2**63, 1e308, "", "\0", "x" * 600, "a" * 70_000, None, True, [], {}, [[]] * 50,
@@ -215,7 +217,7 @@ class Attack:
 
 def numbers(server: Server) -> dict[str, int]:
     """What is left in the server, once the attacks are over."""
-    until = time.monotonic() + 10
+    until = time.monotonic() + 30
     while True:
         answer: dict[str, int] = json.loads(asked(server, "numbers", "1"))
         if answer["running"] == 1 or time.monotonic() > until:
@@ -280,6 +282,9 @@ def read(server: Server, findings: Findings) -> None:
     for line in server.journal.lines:
         event = json.loads(line)
         if event["event"] == "log" and event["level"] in ("ERROR", "CRITICAL"):
+            if ASSERTION.search(event["message"]) and event["error"] == "AssertionError()":
+                findings.uvicorns["an assertion in its protocol"] += 1
+                continue
             findings.trouble.append(f"{event['message']} {event['error']}")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from django_ws import WebSocketHandler, acting, client_address, conf, inbound
-from django_ws.auth import FirstMessageAuthMixin, watch
+from django_ws.auth import FirstMessageAuthMixin, looks
 from django_ws.auth.tokens import authenticator, ticket
 from django_ws.pubsub import outbox, topics
 from django_ws.pubsub.backends import base
@@ -87,7 +87,7 @@ def test_what_cannot_be_changed_is_in_the_table() -> None:
         shown(base.PUBLISH_SECONDS),
         shown(outbox.MAX_WAITING_BYTES),
         shown(acting.BLOCKING_CALL_SECONDS),
-        shown(watch.MAX_BATCH),
+        shown(looks.MAX_BATCH),
         shown(client_address.MAX_HOPS),
     ]
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
+import django
 import pytest
 from django.contrib.auth.models import User
 from django.core import mail
@@ -36,7 +37,8 @@ def _site(settings: Settings) -> None:
     settings.WS_JWT = {"key": JWT_KEY, "algorithms": ["HS256"]}
     settings.WS_TOKEN_IN_URL = True
     settings.SESAME_MAX_AGE = 30
-    settings.ADMINS = [("Ada", "ada@example.com")]
+    address = "ada@example.com"
+    settings.ADMINS = [address] if django.VERSION >= (6, 0) else [("Ada", address)]
 
 
 @pytest.fixture
@@ -254,7 +256,8 @@ class TestNoWayOfLoggingInIsTold:
             if database.asked <= number:
                 assert (outcome, number > 0) == ("open", True)
                 break
-            assert outcome != "open"
+            # Those who are in are looked at once more as soon as orders are heard.
+            assert outcome != "open" or "1 log-ins could not be checked" in output.everything
         else:
             pytest.fail("more than ten queries")
 
@@ -415,7 +418,8 @@ def test_refused_client_learns_the_status_and_nothing_else(
     options: dict[str, Any], query: str, status: int, words: str, settings: Settings
 ) -> None:
     settings.WS_MIDDLEWARE = WAYS["token in the header"].middleware
-    settings.WS_CONNECT_TIMEOUT = 0.2
+    if query == "?way=hang":
+        settings.WS_CONNECT_TIMEOUT = 0.2
     client = WebSocketClient(f"/ws/{query}", **options)
     with route(Refusing), pytest.raises(HandshakeRejected) as refused, client:
         pass

@@ -68,9 +68,12 @@ class JSONWebTokenAuthenticator:
         if claims is None or user is None:
             return None
         expires = claims.get("exp")
-        return Login(
-            user, expires_at=None if expires is None else int(expires) + self._config.leeway
-        )
+        if expires is None:
+            return Login(user)
+        try:
+            return Login(user, expires_at=int(expires) + self._config.leeway)
+        except OverflowError:  # an int that is no time
+            return None
 
     def _claims(self, token: str) -> dict[str, Any] | None:
         config = self._config

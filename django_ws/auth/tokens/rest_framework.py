@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured, ObjectDoesNotExist
+from django.db import router
 
 from django_ws.auth.login import Login
 from django_ws.auth.tokens.authenticator import library
@@ -31,7 +32,8 @@ class TokenLogin(Login):
         for login in logins:
             keys[login._model].append(login._key)
         for model, its_keys in keys.items():
-            rows = model._default_manager.filter(key__in=its_keys)
+            database = router.db_for_write(model)
+            rows = model._default_manager.using(database).filter(key__in=its_keys)
             known = {row async for row in rows.values_list("key", "user__pk")}
             ended.update(
                 login

@@ -12,11 +12,13 @@ import hashlib
 import logging
 import secrets
 import time
+from datetime import datetime
 from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.contrib.auth import get_user_model
+from django.contrib.sessions.backends.base import SessionBase
 from django.core.exceptions import ObjectDoesNotExist, ValidationError
 from django.core.signing import BadSignature, TimestampSigner, b62_decode
 from django.http import HttpRequest
@@ -40,12 +42,22 @@ def make_ticket(request: HttpRequest) -> str:
     first (``FirstMessageAuthMixin``). In async views use ``amake_ticket``. Raises ``ValueError``
     where nobody is logged in.
     """
-    return _ticket_for(request, request.user)
+    session = _session_of(request)
+    expires_at = session.get_expiry_date() if session is not None else None
+    return _ticket_for(request.user, session, expires_at)
 
 
 async def amake_ticket(request: HttpRequest) -> str:
     """As ``make_ticket``, in async views."""
-    return _ticket_for(request, await request.auser())
+    user, session = await request.auser(), _session_of(request)
+    expires_at = await session.aget_expiry_date() if session is not None else None
+    return _ticket_for(user, session, expires_at)
+
+
+def _session_of(request: HttpRequest) -> SessionBase | None:
+    """None where the log-in is by something else."""
+    session: SessionBase | None = getattr(request, "session", None)
+    return session if session is not None and session.session_key else None
 
 
 def _signer() -> TimestampSigner:
@@ -53,16 +65,18 @@ def _signer() -> TimestampSigner:
     return TimestampSigner(sep=".", salt=_SALT)
 
 
-def _ticket_for(request: HttpRequest, user: Any) -> str:
+def _ticket_for(user: Any, session: SessionBase | None, expires_at: datetime | None) -> str:
     if not user.is_authenticated or user.pk is None:
         raise ValueError(
             "make_ticket(request): nobody is logged in. Let only logged-in users ask, for "
             "example with login_required."
         )
-    session_key = getattr(getattr(request, "session", None), "session_key", None)
-    owner = session_owner(session_key) if session_key else ""
-    contents = [str(user.pk), _binding(user), owner, secrets.token_urlsafe(16)]
-    return _signer().sign_object(contents)
+    contents = {"user": str(user.pk), "binding": _binding(user), "once": secrets.token_urlsafe(16)}
+    of_session = {}
+    if session is not None and expires_at is not None:
+        owner = session_owner(session.session_key or "")
+        of_session = {"session": owner, "until": round(expires_at.timestamp())}
+    return _signer().sign_object(contents | of_session)
 
 
 def _binding(user: Any) -> str:
@@ -74,7 +88,8 @@ def _binding(user: Any) -> str:
 class TicketAuthenticator:
     """The tickets of ``make_ticket``. Each is taken once; to look at one is to use it up.
 
-    The connection ends with the session in which the ticket was made, and not after 30 s.
+    The connection ends with the session in which the ticket was made, by a log-out or when it
+    would have expired as it was then, and not after 30 s.
     """
 
     name = "ticket"
@@ -91,23 +106,26 @@ class TicketAuthenticator:
         contents = _contents(token)
         if contents is None:
             return None
-        pk, binding, owner, nonce = contents
         # Longer than any ticket lives, on whichever server's clock.
         seconds = TICKET_SECONDS + 2 * CLOCK_SECONDS
-        if not await sync_to_async(is_first)(f"django_ws:ticket:{_digest(nonce)}", seconds):
+        if not await sync_to_async(is_first)(
+            f"django_ws:ticket:{_digest(contents['once'])}", seconds
+        ):
             return None
         try:
-            user = await self._users.aget(pk=pk)
+            user = await self._users.aget(pk=contents["user"])
         except (ObjectDoesNotExist, ValueError, ValidationError):
             return None
-        if not user.is_active or not constant_time_compare(binding, _binding(user)):
+        if not user.is_active or not constant_time_compare(contents["binding"], _binding(user)):
             return None
-        return Login(user, owners=(owner,) if owner else ())
+        if "session" not in contents:
+            return Login(user)
+        return Login(user, owners=[contents["session"]], expires_at=contents["until"])
 
 
-def _contents(ticket: str) -> list[str] | None:
+def _contents(ticket: str) -> dict[str, Any] | None:
     try:
-        contents: list[str] = _signer().unsign_object(ticket, max_age=TICKET_SECONDS)
+        contents: dict[str, Any] = _signer().unsign_object(ticket, max_age=TICKET_SECONDS)
     except BadSignature:
         return None
     made_at = b62_decode(ticket.rsplit(".", 2)[1])

@@ -13,7 +13,7 @@ class FiveAnHour(Echo):
 
 
 class SoonIdle(Echo):
-    idle_timeout = 0.2
+    idle_timeout = 2
 
 
 class JoinsMany(Noting):
