@@ -199,6 +199,14 @@ async def test_a_log_out_by_a_request_that_knows_no_user(alice: User) -> None:
         await ends(ws)
 
 
+def test_a_log_out_without_a_session_tells_nobody(
+    alice: User, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.DATABASE_ROUTERS = [f"{__name__}.BrokenRouter"]  # which is not even asked
+    user_logged_out.send(sender=User, request=RequestFactory().get("/"), user=alice)
+    assert caplog.messages == []
+
+
 class BrokenRouter:
     def db_for_write(self, model: Any, **hints: Any) -> str | None:
         raise LookupError("a defect of the router")

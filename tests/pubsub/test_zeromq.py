@@ -103,6 +103,12 @@ class Quick(ZeroMQBackend):
     answer_seconds = 1.0
 
 
+class Patient(Quick):
+    """Takes no busy proxy for one that is gone."""
+
+    answer_seconds = 30.0
+
+
 class QuickPublisher(ZeroMQPublisher):
     publish_seconds = 0.5
 
@@ -207,7 +213,7 @@ async def test_a_proxy_that_is_killed_and_comes_back(
     proxy: ProxyProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
     publisher = QuickPublisher(proxy.location, "test:", {})
-    backend = Quick(proxy.location, "test:", {})
+    backend = Patient(proxy.location, "test:", {})
     async with listening(backend, "room", "room 2", "given back") as listener:
         await backend.unsubscribe(["given back"])
         for _ in range(2):
@@ -295,7 +301,7 @@ async def test_a_frozen_proxy(proxy: ProxyProcess, caplog: pytest.LogCaptureFixt
 
 async def test_a_connection_that_breaks_while_the_proxy_stays(proxy: ProxyProcess) -> None:
     """As a firewall breaks it: what was published meanwhile is told as a gap."""
-    backend = Quick(proxy.location, "test:", {})
+    backend = Patient(proxy.location, "test:", {})
     async with listening(backend, "room") as listener:
         await until(lambda: not backend._probes)  # it has come up
         listener.gaps.clear()  # there is one where that took long
@@ -324,7 +330,7 @@ def break_connections(path: str) -> int:
 # Bounds
 
 
-class Pausing(Quick):
+class Pausing(Patient):
     """One whose reader can stop to read."""
 
     def __init__(self, *args: Any) -> None:
@@ -347,7 +353,7 @@ async def test_what_a_listener_does_not_read_is_dropped_counted_and_told(
     stuck_backend = Pausing(location, "test:", options)
     with running(location, 10) as proxy:
         async with (
-            listening(Quick(location, "test:", options), "room") as reader,
+            listening(Patient(location, "test:", options), "room") as reader,
             listening(stuck_backend, "room") as stuck,
         ):
             stuck_backend.may_read.clear()
@@ -488,7 +494,7 @@ publisher.publish([("room", b"parent")])
 
 async def test_forked_children_connect_for_themselves(location: str) -> None:
     with running(location):
-        async with listening(Quick(location, "test:", {}), "room") as listener:
+        async with listening(Patient(location, "test:", {}), "room") as listener:
             done = await asyncio.to_thread(
                 subprocess.run,
                 [sys.executable, "-W", "error", "-c", FORKING, location],
