@@ -299,6 +299,31 @@ async def test_a_frozen_proxy(proxy: ProxyProcess, caplog: pytest.LogCaptureFixt
     publisher.close()
 
 
+async def test_a_frozen_proxy_that_is_killed_is_lost_once(
+    proxy: ProxyProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Counting(Quick):
+        losses = 0
+
+        def _lose(self, reason: str) -> None:
+            self.losses += 1
+            super()._lose(reason)
+
+    backend = Counting(proxy.location, "test:", {})
+    async with listening(backend, "room") as listener:
+        await until(lambda: not backend._probes)
+        proxy.signal(signal.SIGSTOP)
+        await until(lambda: "it does not answer" in caplog.text)
+        losses, said = backend.losses, caplog.text
+        await asyncio.to_thread(proxy.kill)
+        await until(lambda: backend.losses > losses)
+        assert "is lost" not in caplog.text.removeprefix(said)
+        listener.gaps.clear()
+        proxy.start()
+        await until(lambda: listener.gaps)
+        assert listener.gaps[0].topics == {"room"}
+
+
 async def test_a_connection_that_breaks_while_the_proxy_stays(proxy: ProxyProcess) -> None:
     """As a firewall breaks it: what was published meanwhile is told as a gap."""
     backend = Patient(proxy.location, "test:", {})

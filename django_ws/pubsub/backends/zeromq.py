@@ -94,6 +94,7 @@ class ZeroMQBackend(Backend):
         self._drops = 0  # of the proxy, when the last heartbeat passed it
         self._is_away = self._is_closed = False
         self._wake = asyncio.Event()
+        self._lost = asyncio.Event()
         self._sending = asyncio.Lock()
         self._watching: asyncio.Task[None] | None = None
         self._closing = ExitStack()  # what was opened, in the order to close it
@@ -106,7 +107,6 @@ class ZeroMQBackend(Backend):
 
     async def connect(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._lost = self._loop.create_future()
         context = zmq.Context()
         self._closing.callback(context.destroy)  # with all its sockets
         self._dealer = dealer(context, self.location, self.options)
@@ -166,14 +166,16 @@ class ZeroMQBackend(Backend):
         """How often the proxy has dropped something; None where it does not answer, or is lost
         again meanwhile.
         """
-        self._lost = self._loop.create_future()
+        self._lost.clear()
         drops = await self._probe([self._inbox, *self._topics], patience)
-        return None if self._lost.done() else drops
+        return None if self._lost.is_set() else drops
 
     async def _beat(self) -> None:
         """Ask, and check the answer, until the proxy is lost."""
-        while not self._lost.done():
-            await asyncio.wait([self._lost], timeout=self.heartbeat_seconds)
+        while not self._lost.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.heartbeat_seconds):
+                    await self._lost.wait()
             drops = await self._probe([self._inbox], self.answer_seconds)
             if drops is None:
                 self._lose("it does not answer")
@@ -189,8 +191,7 @@ class ZeroMQBackend(Backend):
             logger.warning("the proxy at %s is lost: %s", self.server, reason)
         self._missed |= self._confirmed
         self._confirmed.clear()
-        if not self._lost.done():
-            self._lost.set_result(None)
+        self._lost.set()
 
     def _tell(self, channels: Collection[bytes]) -> None:
         topics = frozenset(self._topics[c] for c in channels if c in self._topics)
