@@ -6,7 +6,6 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-import django
 import pytest
 from django.core import mail
 from django.core.signals import got_request_exception
@@ -16,6 +15,7 @@ from pytest_django import Settings
 from django_ws import WebSocketHandler
 from django_ws.testing import HandshakeRejected
 from tests.asgi_peer import Peer, client, the_handler, until
+from tests.error_mails import admins_setting
 
 LOG = "django.ws.request"
 
@@ -376,8 +376,7 @@ async def test_an_exception_in_middleware_after_the_handler_is_logged_once(
 
 @pytest.fixture
 def admins(settings: Settings) -> None:
-    address = "admin@example.com"
-    settings.ADMINS = [address] if django.VERSION >= (6, 0) else [("Admin", address)]
+    settings.ADMINS = admins_setting("admin@example.com")
 
 
 @pytest.fixture

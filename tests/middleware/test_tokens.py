@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
-import django
 import jwt
 import pytest
 from asgiref.sync import async_to_sync
@@ -41,6 +40,7 @@ from django_ws.middleware import (
 from django_ws.middleware.chain import run
 from django_ws.testing import HandshakeRejected, WebSocketClient
 from tests.auth.models import DeviceToken
+from tests.error_mails import admins_setting
 from tests.routes import path
 
 pytestmark = pytest.mark.django_db
@@ -696,8 +696,7 @@ def test_sesame_without_its_backend_is_told(settings: Settings) -> None:
 
 @pytest.fixture
 def admins(settings: Settings) -> Iterator[None]:
-    address = "ada@example.com"
-    settings.ADMINS = [address] if django.VERSION >= (6, 0) else [("Ada", address)]
+    settings.ADMINS = admins_setting("ada@example.com")
     handler = AdminEmailHandler(include_html=True)
     logger = logging.getLogger("django.ws.request")
     logger.addHandler(handler)

@@ -14,6 +14,7 @@ from pytest_django import Settings
 from django_ws import WebSocketHandler
 from django_ws.testing import HandshakeRejected, WebSocketClient
 from tests.asgi_peer import route
+from tests.error_mails import admins_setting
 from tests.security.output import Output, listening
 
 pytestmark = pytest.mark.django_db
@@ -32,7 +33,7 @@ class Failing(WebSocketHandler):
 
 @pytest.fixture
 def output(settings: Settings) -> Iterator[Output]:
-    settings.ADMINS = [("Ada", "ada@example.com")]
+    settings.ADMINS = admins_setting("ada@example.com")
     with listening() as heard:
         yield heard
 

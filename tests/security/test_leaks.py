@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
-import django
 import pytest
 from django.contrib.auth.models import User
 from django.core import mail
@@ -22,6 +21,7 @@ from django_ws.auth import FirstMessageAuthMixin
 from django_ws.exceptions import BroadcastError, LoginCheckError
 from django_ws.testing import HandshakeRejected, WebSocketClient
 from tests.asgi_peer import route
+from tests.error_mails import admins_setting
 from tests.security.output import Output, chain, listening
 from tests.security.ways import BACKENDS, JWT_KEY, WAYS, Secret, Way
 
@@ -37,8 +37,7 @@ def _site(settings: Settings) -> None:
     settings.WS_JWT = {"key": JWT_KEY, "algorithms": ["HS256"]}
     settings.WS_TOKEN_IN_URL = True
     settings.SESAME_MAX_AGE = 30
-    address = "ada@example.com"
-    settings.ADMINS = [address] if django.VERSION >= (6, 0) else [("Ada", address)]
+    settings.ADMINS = admins_setting("ada@example.com")
 
 
 @pytest.fixture
