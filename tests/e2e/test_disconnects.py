@@ -155,9 +155,9 @@ def test_a_server_that_ends_closes_every_connection_once(start: Start, kind: Kin
             client.reset()
     assert server.wait() < 12
     for visit, client in zip(visits, clients, strict=True):
-        closed = len(visit.events("closed"))
-        assert closed == 1 or (closed == 0 and not kind.ends_applications)
-        assert len(visit.events("ended")) == closed
+        found = (len(visit.events("closed")), len(visit.events("ended")))
+        # The process of a server that does not wait for applications may be gone at any moment.
+        assert found == (1, 1) or (not kind.ends_applications and found in {(0, 0), (1, 0)})
         if kind.ends_before_clients:
             with client:
                 client.read_to_end()
