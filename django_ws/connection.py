@@ -23,6 +23,7 @@ from django_ws.exceptions import (
     StateError,
     WebSocketError,
 )
+from django_ws.frame_extension import extension_of
 from django_ws.inbound import STOPPED, Inbound
 from django_ws.outbound import MESSAGE_OVERHEAD, Outbound, data_size
 from django_ws.printable import printable
@@ -77,7 +78,9 @@ class Connection:
         self._sender: object = _NOBODY  # the task that may drive the server's send
         self.sync_work = SyncWork()
         own_sync_work(self.sync_work)  # before the outbound buffer keeps this context
-        self.outbound = Outbound(send, loop, conf.get().ws_send_buffer, scope["path"])
+        self.outbound = Outbound(
+            send, loop, conf.get().ws_send_buffer, scope["path"], extension_of(scope, send)
+        )
         self.state = CONNECTING
         self.close_code: int | None = None
         self.close_reason = ""
@@ -194,19 +197,21 @@ class Connection:
         """Send data as a text (``str``) or binary (``bytes``) frame. From any thread or loop.
 
         Hot path: in the connection's own task, with nothing waiting, the call goes straight to
-        the server's ``send``.
+        the server's ``send``, or past it where the server has a shorter way.
         """
-        event: Event
-        if isinstance(data, str):
-            event = {"type": "websocket.send", "text": data}
-        else:
-            event = {"type": "websocket.send", "bytes": data}
         outbound = self.outbound
-        if (
+        is_direct = (
             (ready := outbound.ready) is not None
             and get_ident() == self._thread
             and current_task_of(self.loop) is self._sender
-        ):
+        )
+        if is_direct and outbound.write_message(data):
+            return outbound.done
+        event: Event = {
+            "type": "websocket.send",
+            "text" if isinstance(data, str) else "bytes": data,
+        }
+        if is_direct and ready is not None:
             return outbound.drive(event, ready)
         return self._send_otherwise(event, data)
 

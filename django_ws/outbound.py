@@ -7,12 +7,13 @@ import contextvars
 import logging
 import types
 from collections import deque
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context
 from typing import Any, cast
 
 from django_ws.acting import Failed, Pending, current_task, done
 from django_ws.exceptions import ConnectionClosed, MessageDropped, WebSocketError
+from django_ws.frame_extension import FrameExtension, Prepare, Write
 from django_ws.printable import printable
 from django_ws.types import Event, Send
 
@@ -37,17 +38,27 @@ class Outbound:
         "_loop",
         "_path",
         "_send",
+        "_server_writes",
         "_waiting",
         "broken",
         "context",
         "done",
         "dropped",
+        "prepare",
         "ready",
         "size",
+        "write_message",
         "writer",
     )  # fmt: skip
 
-    def __init__(self, send: Send, loop: asyncio.AbstractEventLoop, limit: int, path: str) -> None:
+    def __init__(
+        self,
+        send: Send,
+        loop: asyncio.AbstractEventLoop,
+        limit: int,
+        path: str,
+        extension: FrameExtension | None = None,
+    ) -> None:
         self._send = send
         self._loop = loop
         self._limit = limit
@@ -63,6 +74,21 @@ class Outbound:
         self.size = 0  # bytes that wait
         self.broken: ConnectionClosed | None = None
         self.dropped = 0
+        # None where the server has no frames to be shared.
+        self.prepare: Prepare | None = None
+        self._server_writes: Write = _never
+        self.write_message: Callable[[str | bytes], bool] = _never
+        if extension is not None:
+            self.prepare = extension["prepare"]
+            self._server_writes = extension["write"]
+            self.write_message = extension["write_message"]
+
+    def write_frames(self, frames: Any) -> bool:
+        """Send what ``prepare`` has made of some messages, if that is possible at once.
+
+        Hot path. Where it returns False each of the messages must be ``put``.
+        """
+        return self.ready is not None and self._server_writes(frames)
 
     def put(self, event: Event) -> Awaitable[None]:
         """Send one event, or let it wait its turn behind others."""
@@ -207,6 +233,10 @@ class Outbound:
         if item.event["type"] == "websocket.send":
             self.count_drop(error)
         item.pending.finish(error)
+
+
+def _never(unsendable: Any) -> bool:
+    return False
 
 
 class _Waiting:

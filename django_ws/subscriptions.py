@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Protocol, cast
+from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, Sequence
+from typing import Any, Protocol, cast
 
 from django_ws import conf
 from django_ws.acting import All, Failed, done
@@ -38,7 +38,8 @@ class Subscriptions:
 
     __slots__ = (
         "_calls", "_connection", "_handler", "_has_hook", "_hub", "_is_held", "_life",
-        "_owners", "_size", "_takes_turns", "_waiting", "codec", "send", "topics",
+        "_owners", "_size", "_takes_turns", "_waiting", "codec", "prepare", "send", "topics",
+        "write_frames",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +66,8 @@ class Subscriptions:
         self.topics: tuple[str, ...] = ()  # a tenth of a dict's memory
         self.codec = handler.codec
         self.send: Callable[[Event], None] | None = None
+        self.prepare = connection.outbound.prepare
+        self.write_frames: Callable[[Any], bool] | None = None
         self._look_for_send()
 
     def join(self, topics: str | Iterable[str]) -> Awaitable[None]:
@@ -136,8 +139,8 @@ class Subscriptions:
 
     # What the hub calls
 
-    def is_called(self, connection_id: str) -> bool:
-        return self._handler.known_id == connection_id
+    def is_called(self, connection_ids: Container[str]) -> bool:
+        return self._handler.known_id in connection_ids
 
     def deliver(self, broadcast: Broadcast) -> None:
         if self._is_in_line:
@@ -168,7 +171,10 @@ class Subscriptions:
         return self._has_hook or self._is_held or self._takes_turns
 
     def _look_for_send(self) -> None:
-        self.send = None if self._is_in_line else self._connection.deliver
+        is_in_line, connection = self._is_in_line, self._connection
+        self.send = None if is_in_line else connection.deliver
+        has_frames = self.prepare is not None and not is_in_line
+        self.write_frames = connection.outbound.write_frames if has_frames else None
 
     def missed(self, topics: frozenset[str]) -> None:
         topics = topics.intersection(self.topics)  # some may have been left meanwhile

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Container, MutableMapping, Sequence
 from typing import Any, Protocol
 
 # https://asgi.readthedocs.io/en/latest/specs/main.html
@@ -18,13 +18,19 @@ class Subscriber(Protocol):
 
     ``send`` takes an event for a handler with this ``codec``; None while ``deliver`` must be
     called instead, since something else comes first.
+
+    ``write_frames`` takes what ``prepare`` has made of several messages, and returns whether it
+    did; if not, each of them goes to ``send``. Both are None where the server has no frames to
+    be shared (``frame_extension``), and while ``send`` is None.
     """
 
     codec: Any
     send: Callable[[Event], None] | None
+    prepare: Callable[[Sequence[str | bytes]], Any] | None
+    write_frames: Callable[[Any], bool] | None
 
-    def is_called(self, connection_id: str) -> bool:
-        """Whether that is the connection's id."""
+    def is_called(self, connection_ids: Container[str]) -> bool:
+        """Whether the connection's id is one of those."""
         ...
 
     def deliver(self, broadcast: Any) -> None:

@@ -15,7 +15,8 @@ from django_ws.types import Event
 
 VERSION = b"1"
 JSON, BYTES, DISCONNECT, CHECK = b"J", b"B", b"D", b"C"
-KINDS = {JSON, BYTES, DISCONNECT, CHECK}
+ORDERS = {DISCONNECT, CHECK}
+KINDS = {JSON, BYTES, *ORDERS}
 _json = JSONCodec()
 
 
@@ -52,6 +53,11 @@ def _checked(exclude: Any) -> bytes:
     return exclude.encode()
 
 
+def shared(codec: Codec) -> Codec:
+    """The same one for all codecs whose output is the same: what they encode can be shared."""
+    return _json if type(codec) is JSONCodec else codec
+
+
 class Broadcast:
     """One broadcast that was received. Encoded once for each codec that its receivers speak."""
 
@@ -61,12 +67,16 @@ class Broadcast:
         """Raises ``DecodeError`` for what another version of this library has published."""
         head, separator, payload = data.partition(b"\n")
         if head[:1] != VERSION or head[1:2] not in KINDS or not separator or not head.isascii():
-            raise DecodeError(f"an envelope that this version does not know: {data[:40]!r}")
+            raise DecodeError(
+                f"a broadcast to {topic!r} in an unknown envelope, of another version of "
+                f"django_ws perhaps: {data[:40]!r}"
+            )
         self.topic = topic
         self.kind = head[1:2]
         self.payload = payload
         self.exclude = head[2:].partition(b";")[0].decode()
-        self._encoded: dict[int, str | bytes] = {}
+        # By its id, and with the codec: while that lives no other can have the same id.
+        self._encoded: dict[int, tuple[Codec, str | bytes]] = {}
 
     def message(self) -> Any:
         """The message: a new object at each call, since every receiver may change its own."""
@@ -77,16 +87,23 @@ class Broadcast:
 
         A new event each time, since whatever stands between here and the server may change it.
         """
-        try:
-            data = self._encoded[id(codec)]
-        except KeyError:
-            data = self._encoded[id(codec)] = self._encode(codec)
+        data = self.data_for(codec)
         key = "text" if isinstance(data, str) else "bytes"
         return {"type": "websocket.send", key: data}
+
+    def data_for(self, codec: Codec) -> str | bytes:
+        """The data of that event. Raises ``EncodeError``."""
+        codec = shared(codec)
+        try:
+            return self._encoded[id(codec)][1]
+        except KeyError:
+            data = self._encode(codec)
+            self._encoded[id(codec)] = codec, data
+            return data
 
     def _encode(self, codec: Codec) -> str | bytes:
         if self.kind == BYTES:
             return self.payload
-        if type(codec) is JSONCodec:
+        if codec is _json:
             return self.payload.decode()
         return codec.encode(self.message())

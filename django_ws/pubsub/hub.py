@@ -1,4 +1,4 @@
-"""One event loop's listener: dispatches each broadcast once, to all local subscribers.
+"""One event loop's listener: dispatches what arrives, once, to all local subscribers.
 
 It never awaits a handler or a socket, and lets the event loop turn after a few milliseconds of
 work. Which topics it listens to, and for whom, is in ``rooms``.
@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Container, Iterable, Sequence
 from typing import Any
 
 from django_ws.exceptions import DecodeError
 from django_ws.pubsub.backends.base import Backend, Gap
+from django_ws.pubsub.batch import Batch, batches
 from django_ws.pubsub.chores import Chores
 from django_ws.pubsub.envelope import CHECK, DISCONNECT, Broadcast
 from django_ws.pubsub.outbox import Outbox
@@ -45,6 +46,11 @@ class Hub:
         self.outbox = Outbox(loop, self._publish_many, lambda: self.rooms.backend)
         self._chores.start(self._listen)
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether what is published now arrives here, as far as is known."""
+        return self.rooms.is_open.is_set() and self.rooms.backend.is_confirmed(CONTROL_TOPIC)
+
     # Receiving
 
     async def _listen(self) -> None:
@@ -72,22 +78,26 @@ class Hub:
         turns = self._turns
         async for received in backend.stream():
             turns.begin()
-            try:
-                if isinstance(received, Gap):
-                    await self._tell_gap(received.topics)
-                else:
-                    await self._dispatch(*received)
-            except Exception:  # whatever was published, the listener goes on
-                logger.exception("what %s sent could not be handed on", backend.server)
-            if turns.finish():
-                await turns.pass_on()
+            for item in batches([received, *backend.at_hand()]):
+                try:
+                    await self._handle(item)
+                except Exception:  # whatever was published, the listener goes on
+                    logger.exception("what %s sent could not be handed on", backend.server)
+                if turns.are_over():
+                    await turns.pass_on()
+            turns.finish()
 
-    async def _dispatch(self, topic: str, data: bytes) -> None:
-        try:
-            broadcast = Broadcast(topic, data)
-        except DecodeError as error:
-            logger.warning("a broadcast to %r was dropped: %s", topic, error)
-            return
+    async def _handle(self, item: Batch | Gap | DecodeError) -> None:
+        match item:
+            case Batch():
+                await self._dispatch(item)
+            case Gap():
+                await self._tell_gap(item.topics)
+            case _:
+                logger.warning("dropped: %s", item)
+
+    async def _dispatch(self, batch: Batch) -> None:
+        broadcast = batch.broadcasts[0]
         if broadcast.kind == DISCONNECT:
             whose, code, reason = broadcast.message()
             self.owners.end(whose)
@@ -96,26 +106,55 @@ class Hub:
         if broadcast.kind == CHECK:
             await self._for_each(self._found(broadcast.message()), lambda each: each.check_login())
             return
-        members = self.rooms.members_of(topic)
-        if len(members) <= SLICE_MEMBERS:
-            self._deliver(broadcast, members)
-            return
-        everybody = tuple(members)
-        for start in range(0, len(everybody), SLICE_MEMBERS):
+        members = self.rooms.members_of(batch.topic)
+        excluded = batch.excluded
+        left: list[Subscriber] = []
+        async for here in self._slices(tuple(members), members):
+            left += self._write_frames(batch, here, excluded)
+        if left:  # no message waits for a later one
+            for broadcast in batch.broadcasts:
+                async for here in self._slices(left, members):
+                    self._send(broadcast, here)
+
+    async def _slices(
+        self, some: Sequence[Subscriber], members: Container[Subscriber]
+    ) -> AsyncIterator[Sequence[Subscriber]]:
+        """A few at a time, without those who have left while the event loop turned."""
+        for start in range(0, len(some), SLICE_MEMBERS):
             if self._turns.are_over():
                 await self._turns.pass_on()
-            # Some may have left meanwhile.
-            here = [
-                member for member in everybody[start : start + SLICE_MEMBERS] if member in members
-            ]
-            self._deliver(broadcast, here)
+            here = some[start : start + SLICE_MEMBERS]
+            yield [member for member in here if member in members]
 
-    def _deliver(self, broadcast: Broadcast, members: Collection[Subscriber]) -> None:
-        """Hot path: one round for each subscriber, and one encoding for each codec."""
-        if broadcast.exclude:
-            members = [member for member in members if not member.is_called(broadcast.exclude)]
+    def _write_frames(
+        self, batch: Batch, members: Iterable[Subscriber], excluded: Container[str]
+    ) -> list[Subscriber]:
+        """All at once to each subscriber whose server has frames. Gives those that are left.
+
+        Hot path: one call for each, all else once for each codec.
+        """
+        left: list[Subscriber] = []
         codec: Any = None
-        for member in tuple(members):
+        prepare: Any = None
+        frames: Any = None
+        for member in members:
+            write_frames = member.write_frames
+            if write_frames is not None and not (excluded and member.is_called(excluded)):
+                if member.codec is not codec or member.prepare is not prepare:
+                    codec, prepare = member.codec, member.prepare
+                    frames = batch.frames_for(codec, prepare)
+                if frames is not None and write_frames(frames):
+                    continue
+            left.append(member)
+        return left
+
+    def _send(self, broadcast: Broadcast, members: Iterable[Subscriber]) -> None:
+        """One by one. Hot path where the server has no frames: one encoding for each codec."""
+        if broadcast.exclude:
+            exclude = (broadcast.exclude,)
+            members = [member for member in members if not member.is_called(exclude)]
+        codec: Any = None
+        for member in members:
             send = member.send
             if send is None:
                 member.deliver(broadcast)

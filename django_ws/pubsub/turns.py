@@ -30,9 +30,8 @@ class Turns:
     async def pass_on(self) -> None:
         """Let everybody else run."""
         await asyncio.sleep(0)
+        self._left = TURN_SECONDS
         self._until = monotonic() + TURN_SECONDS
 
-    def finish(self) -> bool:
-        """Whether it is time to pass on, before the next ``begin``."""
+    def finish(self) -> None:
         self._left = self._until - monotonic()
-        return self._left < 0

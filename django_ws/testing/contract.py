@@ -59,12 +59,13 @@ class Listener:
         self._received: asyncio.Queue[Message] = asyncio.Queue()
 
     async def read(self) -> None:
-        """Until the stream ends."""
-        async for received in self.backend.stream():
-            if isinstance(received, Gap):
-                self.gaps.append(received)
-            else:
-                self._received.put_nowait(received)
+        """Until the stream ends; as the hub does."""
+        async for first in self.backend.stream():
+            for received in (first, *self.backend.at_hand()):
+                if isinstance(received, Gap):
+                    self.gaps.append(received)
+                else:
+                    self._received.put_nowait(received)
 
     async def receive(self, count: int) -> list[Message]:
         """The next messages. Says what has come when they do not come in time."""

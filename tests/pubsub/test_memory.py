@@ -194,3 +194,15 @@ def test_a_forked_child_starts_afresh() -> None:
         [sys.executable, "-W", "error", "-c", FORKING], capture_output=True, text=True, timeout=30
     )
     assert done.stdout.strip() == "7 ('room', b'parent')", done.stderr
+
+
+async def test_what_is_at_hand_leaves_the_loop_its_turns() -> None:
+    async with started("topic") as backend, aclosing(backend.stream()) as stream:  # type: ignore[type-var]
+        MemoryPublisher(None, PREFIX, {}).publish([("topic", b"%d" % n) for n in range(150)])
+        await asyncio.sleep(0)
+        first = await anext(stream)
+        found = [first, *backend.at_hand()]
+        assert len(found) == memory.AT_ONCE
+        assert backend.at_hand() == []
+        found += [await anext(stream), *backend.at_hand()]
+        assert found == [("topic", b"%d" % n) for n in range(150)]

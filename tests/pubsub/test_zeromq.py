@@ -19,7 +19,7 @@ import pytest
 import zmq
 
 from django_ws.exceptions import BroadcastError
-from django_ws.pubsub.backends import zeromq_proxy
+from django_ws.pubsub.backends import zeromq, zeromq_proxy
 from django_ws.pubsub.backends.base import Received
 from django_ws.pubsub.backends.zeromq import ZeroMQBackend, ZeroMQPublisher
 from django_ws.pubsub.backends.zeromq_proxy import Proxy, addresses
@@ -204,6 +204,15 @@ async def test_a_process_that_publishes_once_and_ends_loses_nothing(
             assert (done.returncode, done.stderr) == (0, b"")
             assert await listener.receive(1) == [("room", b"%d" % number)]
     assert not listener.gaps
+
+
+async def test_many_at_once_leave_the_loop_its_turns(
+    proxy: ProxyProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zeromq, "AT_ONCE", 1)
+    async with listening(ZeroMQBackend(proxy.location, "test:", {}), "room") as listener:
+        await listener.backend.publish_many(numbered(3))
+        assert await listener.receive(3) == numbered(3)
 
 
 # Faults

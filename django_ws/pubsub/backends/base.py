@@ -141,3 +141,11 @@ class Backend(ABC):
         """What is published to the subscribed topics, in the order of each publisher, at most
         once; and a ``Gap`` as soon as the listener is back after a loss. Has one consumer.
         """
+
+    def at_hand(self) -> Sequence[Received]:
+        """What ``stream`` would give next without any waiting, given here instead.
+
+        The hub asks after each that ``stream`` has given: what arrived together can be sent to
+        each subscriber together. Backends need not override it.
+        """
+        return ()

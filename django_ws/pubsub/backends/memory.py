@@ -87,6 +87,7 @@ class MemoryBackend(Backend):
         super().__init__(location, prefix, options)
         self._waiting: deque[tuple[str, bytes]] = deque()
         self._size = 0
+        self._given = 0  # since the event loop could turn
         self._topics: set[str] = set()
         self._is_closed = False
         self._wake = asyncio.Event()
@@ -140,17 +141,24 @@ class MemoryBackend(Backend):
             self._waiting.clear()
 
     async def stream(self) -> AsyncIterator[Received]:
-        bus = _bus()
         while not self._is_closed:
             self._wake.clear()
-            for _ in range(min(len(self._waiting), AT_ONCE)):
-                with bus.lock:
-                    topic, data = self._waiting.popleft()
-                    self._size -= len(data) + MESSAGE_BYTES
-                yield topic, data
+            self._given = 0
+            while self._waiting and self._given < AT_ONCE:
+                yield self._next()
                 if self._is_closed:
                     return
             if self._waiting:
                 await asyncio.sleep(0)
             else:
                 await self._wake.wait()
+
+    def at_hand(self) -> Sequence[Received]:
+        return [self._next() for _ in range(min(len(self._waiting), AT_ONCE - self._given))]
+
+    def _next(self) -> tuple[str, bytes]:
+        self._given += 1
+        with _bus().lock:
+            topic, data = self._waiting.popleft()
+            self._size -= len(data) + MESSAGE_BYTES
+        return topic, data

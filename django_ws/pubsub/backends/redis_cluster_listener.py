@@ -7,7 +7,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import suppress
 
 from redis.exceptions import ClusterDownError, MovedError
@@ -68,6 +68,9 @@ class ClusterListener:
 
     def stream(self) -> AsyncIterator[Received]:
         return self._inbox.stream()
+
+    def at_hand(self) -> Sequence[Received]:
+        return self._inbox.at_hand()
 
     async def subscribe(self, names: Collection[str]) -> None:
         loop = asyncio.get_running_loop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -72,14 +72,20 @@ class Inbox:
     async def stream(self) -> AsyncIterator[Received]:
         while True:
             while self.waiting:
-                received = self.waiting.popleft()
-                yield Gap(frozenset(received)) if isinstance(received, set) else received
+                yield self._next()
             self.size = 0
             self.has_room.set()
             if self.is_closed:
                 return
             self.wake.clear()
             await self.wake.wait()
+
+    def at_hand(self) -> Sequence[Received]:
+        return [self._next() for _ in range(len(self.waiting))]
+
+    def _next(self) -> Received:
+        received = self.waiting.popleft()
+        return Gap(frozenset(received)) if isinstance(received, set) else received
 
 
 class Placement(Protocol):

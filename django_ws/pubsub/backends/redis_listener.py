@@ -7,7 +7,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from itertools import islice
 from typing import Any
 
@@ -143,6 +143,11 @@ class Listener:
                 return
             self._wake_stream.clear()
             await self._wake_stream.wait()
+
+    def at_hand(self) -> Sequence[Received]:
+        received = list(self._waiting)
+        self._waiting.clear()  # its size still counts: the stream has not been asked for more
+        return received
 
     async def _run(self) -> None:
         failures = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from django_ws.pubsub.backends.base import Backend, Received
@@ -18,6 +18,8 @@ class TopicListener(Protocol):
     def unsubscribe(self, topics: Collection[str], /) -> None: ...
 
     def stream(self) -> AsyncIterator[Received]: ...
+
+    def at_hand(self) -> Sequence[Received]: ...
 
 
 L = TypeVar("L", bound=TopicListener)
@@ -39,3 +41,6 @@ class ListeningBackend(Backend, Generic[L]):
 
     def stream(self) -> AsyncIterator[Received]:
         return self._listener.stream()
+
+    def at_hand(self) -> Sequence[Received]:
+        return self._listener.at_hand()

@@ -91,6 +91,7 @@ class ZeroMQBackend(Backend):
         self._answers: dict[int, asyncio.Future[None]] = {}
         self._probes: dict[bytes, _Probe] = {}
         self._gaps: deque[Gap] = deque()
+        self._given = 0  # since the event loop could turn
         self._drops = 0  # of the proxy, when the last heartbeat passed it
         self._is_away = self._is_closed = False
         self._wake = asyncio.Event()
@@ -300,7 +301,8 @@ class ZeroMQBackend(Backend):
     async def stream(self) -> AsyncIterator[Received]:
         while not self._is_closed:
             self._wake.clear()
-            for _ in range(AT_ONCE):
+            self._given = 0
+            while self._given < AT_ONCE:
                 try:
                     received = self._receive()
                 except zmq.Again:
@@ -313,8 +315,17 @@ class ZeroMQBackend(Backend):
             else:
                 await asyncio.sleep(0)
 
+    def at_hand(self) -> Sequence[Received]:
+        received = []
+        with suppress(zmq.Again):
+            while self._given < AT_ONCE:
+                if (item := self._receive()) is not None:
+                    received.append(item)
+        return received
+
     def _receive(self) -> Received | None:
         """The next one; None for a probe. Raises ``zmq.Again`` when there is none."""
+        self._given += 1
         if self._gaps:
             return self._gaps.popleft()
         channel, token, data = self._sub.recv_multipart(zmq.NOBLOCK)

@@ -1,0 +1,30 @@
+"""How long the hub works before it lets the event loop turn."""
+
+import pytest
+
+from django_ws.pubsub import turns
+from django_ws.pubsub.turns import TURN_SECONDS, Turns
+
+
+async def test_time_counts_over_several_and_anew_after_a_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(turns, "monotonic", lambda: now)
+    counted = Turns()
+    counted.begin()
+    now += 0.6 * TURN_SECONDS
+    assert not counted.are_over()
+    counted.finish()
+    now += 1.0  # in which others ran
+    counted.begin()
+    now += 0.6 * TURN_SECONDS
+    assert counted.are_over()
+    counted.finish()
+    counted.begin()
+    assert counted.are_over()
+    await counted.pass_on()
+    assert not counted.are_over()
+    counted.begin()
+    now += 0.6 * TURN_SECONDS
+    assert not counted.are_over()
