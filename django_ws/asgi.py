@@ -11,8 +11,10 @@ from django.core.handlers.asgi import ASGIHandler
 from django.urls import Resolver404, set_script_prefix
 
 from django_ws import routing
+from django_ws.admission import admission_of, turn_away
 from django_ws.auth import signals
 from django_ws.connection import Connection
+from django_ws.drain import is_draining, lives
 from django_ws.handler import WebSocketHandler
 from django_ws.lifespan import lifespan
 from django_ws.limits import limits
@@ -48,13 +50,14 @@ class WebSocketApplication:
             case "websocket":
                 handler = await new_handler(scope, receive, send)
                 if handler is not None:
-                    limits.enter()
+                    lives.add(life := handler._serving())
                     try:
                         run_chain = chain()
-                        async with handler._serving():
+                        async with life:
                             await run_chain(handler)
                     finally:
-                        limits.leave(handler._connection)
+                        lives.discard(life)
+                        _leave(life.connection)
             case "lifespan":
                 await lifespan(scope, receive, send, self.http_app)
             case _:
@@ -84,6 +87,10 @@ async def new_handler(scope: Scope, receive: Receive, send: Send) -> WebSocketHa
         connection.refuse(refusal.status)
         await connection.settle()
         return None
+    if is_draining(connection.loop):
+        turn_away(connection)
+        await connection.settle()
+        return None
     request = WebSocketRequest(scope)
     if limits.is_full(connection, request):
         await connection.settle()
@@ -99,7 +106,23 @@ async def new_handler(scope: Scope, receive: Receive, send: Send) -> WebSocketHa
         await connection.settle()
         return None
     request.resolver_match = match
-    return routing.new_handler(match, connection, request)
+    limits.enter()  # also who waits: otherwise any number could
+    admission, target = admission_of(connection.loop), match.func
+    try:
+        if admission.admits(connection, target) or await admission.wait(connection, target):
+            return routing.new_handler(match, connection, request)
+    except BaseException:
+        _leave(connection)
+        raise
+    _leave(connection)
+    await connection.settle()
+    return None
+
+
+def _leave(connection: Connection) -> None:
+    """Whatever becomes of it, it takes nobody's place any more."""
+    limits.leave(connection)
+    admission_of(connection.loop).leave(connection)
 
 
 def _tried(request: WebSocketRequest, not_found: Resolver404) -> str:

@@ -22,6 +22,8 @@ from django_ws.jwt_config import JWTConfig, jwt_config
 from django_ws.rate_limit import Rate, parse_rate
 
 DEFAULT_PREFIX = "django_ws:"  # of everything that a broadcast backend keeps on a server
+# In the environment of the workers of `runws`: where their proxy is, if WS_BROADCAST is not set.
+PROXY_VARIABLE = "DJANGO_WS_PROXY"
 
 
 def _positive_int(value: Any) -> int:
@@ -35,6 +37,10 @@ def seconds(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
         raise ValueError(f"{value!r} is not a positive number of seconds")
     return float(value)
+
+
+def _seconds_or_none_at_all(value: Any) -> float:
+    return 0.0 if value == 0 and not isinstance(value, bool) else seconds(value)
 
 
 def _limit(value: Any) -> int | None:
@@ -94,6 +100,7 @@ class BroadcastConfig:
 
 _MEMORY = "django_ws.pubsub.backends.memory.MemoryBackend"
 _REDIS = "django_ws.pubsub.backends.redis.RedisBackend"
+_ZEROMQ = "django_ws.pubsub.backends.zeromq.ZeroMQBackend"
 _REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 _BROADCAST_KEYS = {"BACKEND", "LOCATION", "PREFIX", "OPTIONS"}
 
@@ -121,6 +128,12 @@ def _broadcast_entry(alias: str, entry: Any) -> BroadcastConfig:
     if not isinstance(prefix, str) or not isinstance(options, Mapping):
         raise ValueError(f"{alias!r}: PREFIX is a str and OPTIONS is a dict")
     return BroadcastConfig(entry["BACKEND"], entry.get("LOCATION"), prefix, options)
+
+
+def _default_broadcast() -> dict[str, BroadcastConfig]:
+    proxy = os.environ.get(PROXY_VARIABLE)
+    backend = _ZEROMQ if proxy else _MEMORY
+    return {"default": BroadcastConfig(backend, proxy, DEFAULT_PREFIX, {})}
 
 
 def _default_urlconf() -> str:
@@ -177,9 +190,15 @@ SETTINGS = {
     ),
     "WS_PING_INTERVAL": Setting(lambda: 59.0, seconds, "Give seconds, for example 59."),
     "WS_CONNECT_TIMEOUT": Setting(lambda: 10.0, seconds, "Give seconds, for example 10."),
+    "WS_MAX_HANDSHAKES": Setting(
+        lambda: 200, _positive_int, "Give how many handshakes may be under way, for example 200."
+    ),
     "WS_CLOSE_TIMEOUT": Setting(lambda: 10.0, seconds, "Give seconds, for example 10."),
+    "WS_DRAIN_SECONDS": Setting(
+        lambda: 10.0, _seconds_or_none_at_all, "Give seconds, for example 10, or 0."
+    ),
     "WS_BROADCAST": Setting(
-        lambda: {"default": BroadcastConfig(_MEMORY, None, DEFAULT_PREFIX, {})},
+        _default_broadcast,
         _broadcast,
         "Give the URL of a Redis server, for example 'redis://127.0.0.1:6379/0', or a dict "
         "{'default': {'BACKEND': ..., 'LOCATION': ..., 'PREFIX': ..., 'OPTIONS': {...}}}.",
@@ -228,7 +247,9 @@ class Conf:
     ws_send_buffer: int
     ws_ping_interval: float
     ws_connect_timeout: float
+    ws_max_handshakes: int
     ws_close_timeout: float
+    ws_drain_seconds: float
     ws_broadcast: Mapping[str, BroadcastConfig]
     ws_max_topics: int
     ws_auth_recheck: float

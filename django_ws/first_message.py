@@ -13,18 +13,19 @@ from typing import Any
 from asgiref.sync import sync_to_async
 
 from django_ws import conf
+from django_ws.admission import admission_of
 from django_ws.connection import CONNECTING
-from django_ws.ending import Ending
 from django_ws.exceptions import ConnectionClosed, DecodeError
 from django_ws.frames import without_frames
 from django_ws.limits import limits
 from django_ws.outbound import data_size
+from django_ws.restarting import Restarting
 from django_ws.types import Event, Login
 
 logger = logging.getLogger("django.ws.request")
 
 
-class FirstMessage(Ending):
+class FirstMessage(Restarting):
     """Asks a handler that overrides ``authenticate_first``. For the loop's thread only."""
 
     __slots__ = ()
@@ -35,6 +36,7 @@ class FirstMessage(Ending):
         self.calls.place = "the first message"
         seconds = self.handler.first_message_seconds
         self._set_timer(connection.loop.call_later(seconds, self._no_first_message))
+        admission_of(connection.loop).leave(connection)  # clients that say nothing hold no place
         try:
             await connection.accept_early()
         except ConnectionClosed:

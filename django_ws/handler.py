@@ -162,6 +162,15 @@ class WebSocketHandler:
         """
         return _nothing_to_do
 
+    def on_restart(self) -> Any:
+        """The server is about to end: the last word to the client may be said here.
+
+        Called as soon as it is known, and beside ``on_message``; the connection stays open,
+        and goes on as always, until its turn comes to be closed with 1012, within
+        ``WS_DRAIN_SECONDS`` and not before this has returned. Only ``runws`` can call it.
+        """
+        return _nothing_to_do
+
     def get_topics(self) -> Any:
         """The topics from the start, by default those of the attribute ``topics``.
 

@@ -23,6 +23,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "on_task_error": ("error",),
     "on_broadcast": ("topic", "message"),
     "on_broadcast_gap": ("topics",),
+    "on_restart": (),
     "get_topics": (),
     "may_subscribe": ("topic",),
 }

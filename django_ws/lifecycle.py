@@ -15,6 +15,7 @@ from types import TracebackType
 
 from django_ws import conf
 from django_ws.acting import Done, current_task, done
+from django_ws.admission import admission_of
 from django_ws.bounds import Bounds, bounds_of
 from django_ws.calls import LOG_IN, MIDDLEWARE
 from django_ws.close_codes import CloseCode
@@ -93,6 +94,7 @@ class Life(FirstMessage):
         connection = self.connection
         if connection.state is CONNECTING and await self._log_in():
             self._set_timer(None)
+            admission_of(connection.loop).leave(connection)
             connection.inbound.hook_ends()
             self._is_handed_over = True
             await connection.hand_over(application, scope)
@@ -146,6 +148,7 @@ class Life(FirstMessage):
                 await calls.failed("rate_limit or idle_timeout", error)
                 return
             self._set_timer(None)
+            admission_of(connection.loop).leave(connection)
             try:
                 await connection.accept()
             except ConnectionClosed:
@@ -180,6 +183,8 @@ class Life(FirstMessage):
                 data = event.get("text")
                 if data is None:
                     if event is STOPPED:
+                        if connection.state is OPEN:
+                            self._close_for_restart()
                         return
                     if event["type"] != "websocket.receive":
                         connection.client_left(event)

@@ -1,7 +1,8 @@
 """How many connections there may be: in this process, of one user, from one address.
 
-Each is counted from the moment it is let in until its application has returned, however that
-comes about. Connections beside it that are being refused count nowhere.
+In this process each is counted from its handshake on, while that waits for its turn as well,
+and for its user or address from when that is known; until its application has returned, however
+that comes about. Those that are being refused count nowhere.
 """
 
 from __future__ import annotations

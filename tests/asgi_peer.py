@@ -15,7 +15,7 @@ from django_ws.conf import get as current_conf
 from django_ws.testing import WebSocketClient
 from tests.asgi import application
 
-SECONDS = 5.0  # the bound of every wait: only a broken test comes near it
+SECONDS = 50.0  # the bound of every wait: only a broken test comes near it
 PATH = "/ws/"
 
 Event = dict[str, Any]

@@ -14,8 +14,6 @@ from django_ws.handler import WebSocketHandler
 from django_ws.hooks import HOOKS
 from django_ws.signatures import takes
 
-# Names of the library's contract that are not called.
-OTHER_NAMES = {"on_restart"}
 ELSEWHERE = {"on_disconnect": "on_close", "on_receive": "on_message"}  # in other frameworks
 SIMILAR = 0.8  # of 1.0; below that it is rather a method of the project's own
 
@@ -73,14 +71,13 @@ def _check_hook(
 
 
 def _misspelt(handler_class: type[WebSocketHandler], place: str) -> Iterator[CheckMessage]:
-    known = {*HOOKS, *OTHER_NAMES}
     for name in dir(handler_class):
-        if not name.startswith("on_") or name in known:
+        if not name.startswith("on_") or name in HOOKS:
             continue
         likely = (
             [ELSEWHERE[name]]
             if name in ELSEWHERE
-            else get_close_matches(name, known, n=1, cutoff=SIMILAR)
+            else get_close_matches(name, HOOKS, n=1, cutoff=SIMILAR)
         )
         if likely:
             yield Warning(

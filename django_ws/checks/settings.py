@@ -12,10 +12,6 @@ from django.core.exceptions import ImproperlyConfigured
 
 from django_ws import conf
 
-# Names of the library's contract that ``conf`` does not read.
-OTHER_NAMES = {
-    "WS_DRAIN_SECONDS",
-}
 SIMILAR = 0.8  # of 1.0; below that it is rather a setting of the project's own
 
 
@@ -37,11 +33,10 @@ def check_settings(**kwargs: Any) -> Iterator[CheckMessage]:
 
 
 def _misspelt() -> Iterator[CheckMessage]:
-    known = {*conf.SETTINGS, *OTHER_NAMES}
     for name in dir(settings):
-        if not name.startswith(("WS_", "ROOT_WS_")) or name in known:
+        if not name.startswith(("WS_", "ROOT_WS_")) or name in conf.SETTINGS:
             continue
-        for likely in get_close_matches(name, known, n=1, cutoff=SIMILAR):
+        for likely in get_close_matches(name, conf.SETTINGS, n=1, cutoff=SIMILAR):
             yield Warning(
                 f"{name}: no setting of django_ws has this name; {likely} is meant?",
                 hint=f"Rename it to {likely}. If it is a setting of your own, silence this check.",

@@ -10,5 +10,6 @@ WS_MIDDLEWARE = [
     "django_ws.middleware.TicketAuthMiddleware",
 ]
 WS_CONNECT_TIMEOUT = 1.0
+WS_MAX_HANDSHAKES = 10_000  # as many as the tests leave hanging, by hand
 WS_CLOSE_TIMEOUT = 1.0
 WS_MAX_TOPICS = 10

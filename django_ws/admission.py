@@ -1,0 +1,167 @@
+"""How many handshakes may be under way at once: a gate in front of the middleware.
+
+When all clients come back together they are let in in turns this way, first come, first served:
+whoever is connected already gets a turn of the event loop after at most so many handshakes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import OrderedDict
+from http import HTTPStatus
+from weakref import WeakKeyDictionary
+
+from django_ws import conf
+from django_ws.connection import CONNECTING, Connection
+
+logger = logging.getLogger("django.ws.request")
+
+WAITING_FOR_EACH = 100  # handshakes that may wait, for each that may be under way
+RETRY_SECONDS = 10  # clients that are turned away shall not all come back in the same second
+WARNING_SECONDS = 10.0
+
+
+def turn_away(connection: Connection) -> None:
+    """Answer a handshake with 503 and a ``Retry-After`` of 1 to 10 seconds."""
+    retry_after = str(random.randint(1, RETRY_SECONDS))
+    connection.refuse(503, HTTPStatus.SERVICE_UNAVAILABLE.phrase, [("Retry-After", retry_after)])
+
+
+class Gate:
+    """The handshakes of one route: a slow ``on_connect`` of one keeps no other route waiting.
+
+    Somebody waits only while ``inside`` is full, since whoever leaves lets the next one in at
+    once: who finds room overtakes nobody, and where nobody is inside nobody waits.
+    """
+
+    __slots__ = ("inside", "target", "waiting")
+
+    def __init__(self, target: object) -> None:
+        self.target = target
+        self.inside: set[Connection] = set()
+        self.waiting: OrderedDict[Connection, asyncio.Future[None]] = OrderedDict()
+
+
+class Admission:
+    """The gates of one event loop, one for each target of a route. For its thread only.
+
+    ``WS_MAX_HANDSHAKES`` may be inside of each, a hundred times as many may wait, everyone for at
+    most ``WS_CONNECT_TIMEOUT``. That wait is its own: who comes in has all that time once more.
+    """
+
+    def __init__(self) -> None:
+        # Those at which anybody is, by the id of the target: it need not be hashable.
+        self._gates: dict[int, Gate] = {}
+        self._places: dict[Connection, Gate] = {}  # of all who are inside or wait
+        self._refused = 0
+        self._warned_at: float | None = None
+
+    @property
+    def inside(self) -> int:
+        return sum(len(gate.inside) for gate in self._gates.values())
+
+    @property
+    def waiting(self) -> int:
+        return len(self._places) - self.inside
+
+    def admits(self, connection: Connection, target: object) -> bool:
+        """Come in where there is room; otherwise ``wait``."""
+        gate = self._gates.get(id(target))
+        if gate is None:
+            gate = self._gates[id(target)] = Gate(target)
+        elif len(gate.inside) >= conf.get().ws_max_handshakes:
+            return False
+        gate.inside.add(connection)
+        self._places[connection] = gate
+        return True
+
+    async def wait(self, connection: Connection, target: object) -> bool:
+        """Wait for a turn; whether it came. Otherwise the client is turned away, or gone.
+
+        A client that leaves is noticed within a second or so, and costs no turn.
+        """
+        config = conf.get()
+        gate = self._gates[id(target)]
+        if len(gate.waiting) >= config.ws_max_handshakes * WAITING_FOR_EACH:
+            self._turn_away(connection, gate, "too many wait already")
+            return False
+        turn = gate.waiting[connection] = connection.loop.create_future()
+        self._places[connection] = gate
+        timer = connection.loop.call_later(
+            config.ws_connect_timeout, self._too_late, connection, gate
+        )
+        connection.on_closing = lambda by_client: self.leave(connection)
+        connection.inbound.hook_starts()  # so that the client's leaving is read
+        try:
+            await turn
+        except asyncio.CancelledError:  # by the server, which ends
+            connection.over()
+            raise
+        finally:
+            timer.cancel()
+            if connection.state is CONNECTING:
+                connection.inbound.hook_ends()
+            else:
+                connection.release()
+        return connection.state is CONNECTING
+
+    def leave(self, connection: Connection) -> None:
+        """Its handshake is over, or was never let in. Again is no harm."""
+        gate = self._places.pop(connection, None)
+        if gate is None:
+            return
+        turn = gate.waiting.pop(connection, None)
+        if turn is None:
+            gate.inside.remove(connection)
+            self._let_in(gate)
+        elif not turn.done():
+            turn.set_result(None)
+        if not gate.inside:
+            del self._gates[id(gate.target)]
+
+    def _let_in(self, gate: Gate) -> None:
+        limit = conf.get().ws_max_handshakes
+        while gate.waiting and len(gate.inside) < limit:
+            connection, turn = gate.waiting.popitem(last=False)
+            gate.inside.add(connection)
+            if not turn.done():  # cancelled: its task has yet to leave
+                turn.set_result(None)
+
+    def close(self) -> None:
+        """Turn away all who wait, and all inside: some have yet to learn that they are."""
+        for connection in list(self._places):
+            turn_away(connection)
+
+    def _too_late(self, connection: Connection, gate: Gate) -> None:
+        seconds = conf.get().ws_connect_timeout
+        self._turn_away(connection, gate, f"no turn within WS_CONNECT_TIMEOUT ({seconds:g} s)")
+
+    def _turn_away(self, connection: Connection, gate: Gate, why: str) -> None:
+        self._refused += 1
+        now = connection.loop.time()
+        if self._warned_at is None or now - self._warned_at >= WARNING_SECONDS:
+            self._warned_at = now
+            logger.warning(
+                "WebSocket %s refused with 503: %s; %d handshakes of this route are under way, "
+                "as many as WS_MAX_HANDSHAKES allows, and %d wait (%d refused so far)",
+                connection.path,
+                why,
+                len(gate.inside),
+                len(gate.waiting),
+                self._refused,
+            )
+        turn_away(connection)
+
+
+_admissions: WeakKeyDictionary[asyncio.AbstractEventLoop, Admission] = WeakKeyDictionary()
+
+
+def admission_of(loop: asyncio.AbstractEventLoop) -> Admission:
+    """The one admission of an event loop."""
+    try:
+        return _admissions[loop]
+    except KeyError:
+        admission = _admissions[loop] = Admission()
+        return admission

@@ -1,0 +1,62 @@
+"""How one connection is told of a restart, and ends for it: nothing is cut off."""
+
+from __future__ import annotations
+
+import asyncio
+
+from django_ws.close_codes import CloseCode
+from django_ws.connection import HANDED_OVER, OPEN
+from django_ws.ending import Ending
+
+REASON = "the server restarts"
+LOOK_SECONDS = 0.05  # whether on_open has returned
+
+
+class Restarting(Ending):
+    """What ``drain`` does with a connection. For the loop's thread only.
+
+    A close while a hook runs would drop what that hook sends to its end, and what it sends may
+    be the acknowledgement of a message. So the hook is waited for, no other message is handled,
+    and then comes the close.
+    """
+
+    __slots__ = ()
+
+    def tell_of_restart(self) -> asyncio.Task[None] | None:
+        """Call ``on_restart``; None where nobody overrides it, or it is not open."""
+        if self.connection.state is OPEN and "on_restart" in self.handler.hooks.overridden:
+            return self.background.start(self._call_on_restart(), "on_restart")
+        return None
+
+    async def _call_on_restart(self) -> None:
+        # on_open comes first; an event for its end would be memory for every connection.
+        while not self._is_started and self.connection.state is OPEN:  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_SECONDS)
+        if self.connection.state is OPEN:
+            await self.calls.call_beside("on_restart")
+
+    def restart(self, told: asyncio.Task[None] | None = None) -> None:
+        """End with 1012: when ``told`` and the running hook are done, or ``WS_CLOSE_TIMEOUT``
+        from now is over.
+        """
+        state = self.connection.state
+        if state is HANDED_OVER:
+            self._close_for_restart()
+        elif state is OPEN:
+            timer = self.connection.loop.call_later(self._remaining, self._close_for_restart)
+            self._set_timer(timer)
+            if told is None or told.done():
+                self._end_after_hook()
+            else:
+                told.add_done_callback(self._end_after_hook)
+
+    def _end_after_hook(self, told: asyncio.Task[None] | None = None) -> None:
+        if self.connection.state is not OPEN:
+            return
+        if self.connection.inbound.in_hook:
+            self.connection.inbound.stop_handling()  # then ``live`` closes
+        else:
+            self._close_for_restart()
+
+    def _close_for_restart(self) -> None:
+        self.connection.close(CloseCode.RESTARTING, REASON)
