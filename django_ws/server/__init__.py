@@ -1,0 +1,1 @@
+"""Running it: uvicorn's configuration, workers, the fast protocol."""

@@ -1,0 +1,63 @@
+"""What uvicorn writes into the log, without what must not stand there.
+
+uvicorn puts the query string into the line of every request and every socket, and there may be a
+token in it. websockets, at DEBUG, writes down all that goes over the wire, cookies included.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import logging.config
+from typing import Any
+
+from uvicorn.config import LOGGING_CONFIG
+
+from django_ws.server.options import Options
+
+LOGGERS = ("uvicorn.error", "uvicorn.access")
+WIRE = ("< ", "> ")  # the directions, in front of each line of websockets
+SOCKET_LINES = ('%s - "WebSocket %s"', "connection open", "connection closed", "connection reject")
+
+
+class WithoutSecrets(logging.Filter):
+    """Cuts the query off every URL, and drops what went over the wire."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                arg.partition("?")[0] if isinstance(arg, str) else arg for arg in record.args
+            )
+        return not (record.levelno <= logging.DEBUG and str(record.msg).startswith(WIRE))
+
+
+class WithoutSockets(logging.Filter):
+    """Drops uvicorn's lines about each socket: it has no option for that."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith(SOCKET_LINES)
+
+
+_without_secrets, _without_sockets = WithoutSecrets(), WithoutSockets()
+
+
+def configure_logging(options: Options) -> None:
+    """As uvicorn does it. Call it before Django is set up: ``LOGGING`` has the last word."""
+    config: dict[str, Any] = copy.deepcopy(LOGGING_CONFIG)
+    for logger in config["loggers"].values():
+        logger["level"] = options.log_level.upper()
+    logging.config.dictConfig(config)
+    guard_logging(options)
+
+
+def guard_logging(options: Options) -> None:
+    """Put the filters on, whoever configures logging; again is no harm.
+
+    The loggers are enabled, too: ``LOGGING`` without ``disable_existing_loggers: False`` disables
+    them, and then nobody would learn why the server does not start.
+    """
+    for name in LOGGERS:
+        logging.getLogger(name).addFilter(_without_secrets)
+        logging.getLogger(name).disabled = False
+    if not options.access_log:
+        logging.getLogger("uvicorn.error").addFilter(_without_sockets)

@@ -1,0 +1,27 @@
+"""The settings of the site that `runws` serves in its tests."""
+
+import os
+
+from tests.settings import *  # noqa: F403 - the tests' own settings, and what differs from them
+
+ROOT_URLCONF = "tests.server.runws_site.urls"
+ROOT_WS_URLCONF = "tests.server.runws_site.ws_urls"
+ASGI_APPLICATION = "tests.server.runws_site.asgi.application"
+if "RUNWS_NO_ASGI" in os.environ:
+    del ASGI_APPLICATION
+WS_MIDDLEWARE: list[str] = []
+WS_MAX_MESSAGE_SIZE = 1000
+WS_DRAIN_SECONDS = 0.5
+WS_CLOSE_TIMEOUT = 600.0  # longer than any test: what lingers is ended by others
+
+if "RUNWS_BACKEND" in os.environ:
+    WS_BROADCAST = {"default": {"BACKEND": os.environ["RUNWS_BACKEND"]}}
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"console": {"class": "logging.StreamHandler"}},
+    "loggers": {"django": {"handlers": ["console"], "level": "INFO"}},
+}
+if "RUNWS_LOGGING" in os.environ:
+    LOGGING = {"version": 1}  # which disables the loggers that are there already

@@ -1,0 +1,47 @@
+"""A room whose members are told which worker they are with."""
+
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from django.urls import path
+
+from django_ws import WebSocketHandler
+from django_ws.exceptions import BroadcastError
+
+if Path(os.environ.get("RUNWS_TOLD", os.devnull)).read_text() == "raise in the routes":
+    raise RuntimeError("the routes are broken")
+
+
+class Room(WebSocketHandler):
+    topics = ("room",)
+
+    async def on_open(self) -> None:
+        await self.send({"pid": os.getpid()})
+
+    async def on_message(self, message: Any) -> None:
+        with suppress(BroadcastError):  # the proxy may have been killed just now
+            await self.broadcast("room", message)
+
+
+class Blocks(WebSocketHandler):
+    """Says which worker it is with, and blocks its event loop."""
+
+    async def on_open(self) -> None:
+        await self.send({"pid": os.getpid()})
+
+    async def on_message(self, message: Any) -> None:
+        time.sleep(1000)  # noqa: ASYNC251 - which is what is wrong with it
+
+
+class Sleeps(Blocks):
+    """Blocks a thread, and says so."""
+
+    def on_message(self, message: Any) -> None:  # type: ignore[override]
+        self.send("asleep")
+        time.sleep(1000)
+
+
+urlpatterns = [path("room/", Room), path("blocks/", Blocks), path("sleeps/", Sleeps)]

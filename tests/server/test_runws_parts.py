@@ -1,0 +1,649 @@
+"""The parts of `runws` that can be looked at without serving."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import gc
+import logging
+import os
+import re
+import resource
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import fields
+from multiprocessing import Pipe
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.core.management.base import OutputWrapper
+from pytest_django import Settings
+from websockets.sync.client import connect
+
+from django_ws.management.commands.runws import Command, application_path
+from django_ws.server import proxy
+from django_ws.server.__main__ import main, new_parser
+from django_ws.server.access_log import WithoutSecrets
+from django_ws.server.binding import BindError, Listening
+from django_ws.server.child import (
+    MAX_PAUSE_SECONDS,
+    PARENTS_SIGNALS,
+    Child,
+    Order,
+    Pauses,
+    Report,
+)
+from django_ws.server.config import uvicorn_config, ws_protocol
+from django_ws.server.loading import CannotImport, Site, import_routes, imported
+from django_ws.server.options import Options, default_workers
+from django_ws.server.server import Server
+from django_ws.server.supervisor import Supervisor
+from django_ws.server.worker import Line, run, tell_of_broadcasts
+from tests.e2e.servers import ROOT
+from tests.redis_server import until
+from tests.server.running import APPLICATION, SECONDS, SETTINGS, receive, state
+
+PAGE = (ROOT / "docs" / "running.md").read_text()
+
+
+@pytest.fixture
+def listening() -> Iterator[Listening]:
+    with closing(Listening()) as opened:
+        yield opened
+
+
+class TestAddresses:
+    @pytest.mark.parametrize(
+        ("address", "shown"),
+        [
+            ("127.0.0.1:0", r"http://127\.0\.0\.1:\d+"),
+            (":0", r"http://0\.0\.0\.0:\d+"),
+            ("localhost:0", r"http://(127\.0\.0\.1|\[::1\]):\d+"),
+        ],
+    )
+    def test_are_listened_on(self, listening: Listening, address: str, shown: str) -> None:
+        listening.open([address], 10)
+        assert re.fullmatch(shown, listening.shown("http")[0])
+        for each in listening.sockets:
+            socket.create_connection(each.getsockname()[:2], 5).close()
+
+    @pytest.mark.parametrize(("address", "host"), [("[::1]:0", "::1"), ("[::]:0", "127.0.0.1")])
+    def test_of_ipv6(self, listening: Listening, address: str, host: str) -> None:
+        try:
+            with socket.create_server(("::1", 0), family=socket.AF_INET6):
+                pass
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+        listening.open([address], 10)
+        assert listening.shown("https")[0].startswith(f"https://{address[:-1]}")
+        port = listening.sockets[0].getsockname()[1]
+        socket.create_connection((host, port), 5).close()
+
+    @pytest.mark.parametrize(
+        "address",
+        ["", "8000", "localhost", "127.0.0.1:http", "::1:80", "a:99999", "unix:", "a:b:1"],
+    )
+    def test_that_are_none(self, listening: Listening, address: str) -> None:
+        with pytest.raises(BindError, match="no address: give HOST:PORT"):
+            listening.open([address], 10)
+
+    def test_that_are_taken_close_the_others(self, listening: Listening, tmp_path: Path) -> None:
+        path = tmp_path / "socket"
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            address = f"127.0.0.1:{taken.getsockname()[1]}"
+            with pytest.raises(BindError, match=f"cannot listen on {address}.*take another port"):
+                listening.open([f"unix:{path}", address], 10)
+        assert listening.sockets == []
+        assert not path.exists()
+
+    @pytest.mark.parametrize(
+        ("number", "says"), [(errno.EACCES, "Ports below 1024"), (errno.EIO, "error$")]
+    )
+    def test_that_are_not_allowed(
+        self, listening: Listening, monkeypatch: pytest.MonkeyPatch, number: int, says: str
+    ) -> None:
+        def refuse(*args: Any, **kwargs: Any) -> None:
+            raise OSError(number, os.strerror(number))
+
+        # The tests may run as root, to whom nothing is forbidden.
+        monkeypatch.setattr(socket, "create_server", refuse)
+        with pytest.raises(BindError, match=says):
+            listening.open(["127.0.0.1:0"], 10)
+
+    def test_of_a_name_without_one_of_its_addresses(
+        self, listening: Listening, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        here, not_here = ("127.0.0.1", 0), ("192.0.2.1", 0)  # the second is nobody's
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", each) for each in (not_here, here)]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: found)
+        listening.open(["name:0"], 10)
+        assert len(listening.sockets) == 1
+
+    def test_of_a_name_that_is_taken_at_one_address(
+        self, listening: Listening, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            free = ("127.0.0.1", 0)
+            found = [
+                (socket.AF_INET, socket.SOCK_STREAM, 6, "", each)
+                for each in (free, taken.getsockname())
+            ]
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: found)
+            with pytest.raises(BindError, match="Another server listens there"):
+                listening.open(["name:0"], 10)
+
+
+class TestUnixSockets:
+    def test_a_file_that_a_killed_server_left_is_taken_over(
+        self, listening: Listening, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "socket"
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(path))
+        listening.open([f"unix:{path}"], 10)
+        with socket.socket(socket.AF_UNIX) as visitor:
+            visitor.connect(str(path))
+
+    def test_a_server_that_lives_is_left_alone(self, listening: Listening, tmp_path: Path) -> None:
+        path = tmp_path / "socket"
+        listening.open([f"unix:{path}"], 10)
+        second = Listening()
+        with pytest.raises(BindError, match="another server listens there"):
+            second.open([f"unix:{path}"], 10)
+        assert path.exists()
+
+    def test_another_file_is_left_alone(self, listening: Listening, tmp_path: Path) -> None:
+        path = tmp_path / "file"
+        path.write_text("mine")
+        with pytest.raises(BindError, match="a file that is no socket"):
+            listening.open([f"unix:{path}"], 10)
+        assert path.read_text() == "mine"
+
+    def test_the_file_of_a_successor_is_left_alone(
+        self, listening: Listening, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "socket"
+        listening.open([f"unix:{path}"], 10)
+        path.rename(tmp_path / "old")
+        path.touch()
+        listening.close()
+        assert path.exists()
+
+
+class TestOptions:
+    def test_without_any_are_the_defaults(self) -> None:
+        parsed = Options.of(vars(new_parser().parse_args(["a:b"])))
+        assert parsed == Options()
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["-w", "0"],
+            ["-w", "many"],
+            ["--graceful-timeout", "-1"],
+            ["--ws-ping-interval", "nan"],
+            ["--log-level", "trace"],  # which would show query strings
+            ["--ssl-cert-reqs", "perhaps"],
+        ],
+    )
+    def test_that_are_wrong(self, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit):
+            main(["a:b", *arguments])
+        assert arguments[0] in capsys.readouterr().err
+
+    def test_show_no_password(self) -> None:
+        assert "sesame" not in repr(Site("a:b", Options(ssl_keyfile_password="open sesame")))
+
+    def test_an_application_without_a_colon(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit):
+            main(["mysite.asgi"])
+        assert "is not MODULE:NAME, as in mysite.asgi:application" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("given", ["", "0", "many"])
+    def test_workers_are_as_many_as_cores(
+        self, monkeypatch: pytest.MonkeyPatch, given: str
+    ) -> None:
+        monkeypatch.setenv("WEB_CONCURRENCY", given)
+        assert default_workers() == len(os.sched_getaffinity(0))
+
+    def test_workers_may_be_given_by_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("WEB_CONCURRENCY", "7")
+        assert Options().workers == 7
+
+    def test_both_commands_have_the_same(self) -> None:
+        django = Command().create_parser("manage.py", "runws")
+        own = {"--app-dir"}
+        assert names(new_parser()) - own < names(django)
+
+    def test_each_field_is_an_option(self) -> None:
+        destinations = {action.dest for action in new_parser()._actions}
+        assert {each.name for each in fields(Options)} < destinations
+
+    def test_are_all_in_the_docs(self) -> None:
+        documented = re.findall(r"^\| ((?:`-[^`]+`(?:, )?)+) \| ([^|]*) \|", PAGE, re.MULTILINE)
+        rows = {
+            tuple(part.partition(" ")[0] for part in re.findall(r"`([^`]+)`", cell)): default
+            for cell, default in documented
+        }
+        known = {
+            tuple(action.option_strings): action
+            for action in new_parser()._actions
+            if action.option_strings and action.dest != "help"
+        }
+        assert set(rows) == set(known)
+        for name, action in known.items():
+            if rows[name].startswith("`"):  # a value, not a word
+                assert rows[name] == f"`{action.default}`".replace(".0`", "`")
+
+
+def names(parser: argparse.ArgumentParser) -> set[str]:
+    return {name for action in parser._actions for name in action.option_strings}
+
+
+class TestConfiguration:
+    def test_defaults(self, settings: Settings) -> None:
+        settings.WS_MAX_MESSAGE_SIZE = 4321
+        config = uvicorn_config("a:b", Options(ws="websockets-sansio"))
+        assert config.ws_max_size == 4321
+        assert (config.ws_ping_interval, config.ws_ping_timeout) == (20.0, 20.0)
+        assert config.ws_per_message_deflate is False
+        assert config.timeout_graceful_shutdown == 30
+
+    def test_zero_is_no_ping(self) -> None:
+        config = uvicorn_config("a:b", Options(ws_ping_interval=0, ws_ping_timeout=0))
+        assert config.ws_ping_interval is config.ws_ping_timeout is None
+
+    @pytest.mark.parametrize(
+        ("given", "used"),
+        [
+            ("auto", "django_ws.server.protocol:FastProtocol"),
+            ("fast", "django_ws.server.protocol:FastProtocol"),
+            ("wsproto", "wsproto"),
+        ],
+    )
+    def test_implementation(self, given: str, used: str) -> None:
+        assert ws_protocol(given) == used
+
+
+class TestImporting:
+    def test_gives_what_the_path_names(self) -> None:
+        assert imported("os:path.join") is os.path.join
+
+    @pytest.mark.parametrize(
+        ("path", "says"),
+        [
+            ("nowhere.asgi:application", "there is no module 'nowhere'"),
+            ("os.nowhere:application", "there is no module 'os.nowhere'"),
+            ("os:nowhere", "has no attribute 'nowhere'"),
+        ],
+    )
+    def test_says_what_is_not_there(self, path: str, says: str) -> None:
+        with pytest.raises(CannotImport, match=says):
+            imported(path)
+
+    def test_what_a_module_misses_is_its_own_affair(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "needs_much.py").write_text("import not_there")
+        monkeypatch.syspath_prepend(tmp_path)
+        with pytest.raises(ModuleNotFoundError, match="not_there"):
+            imported("needs_much:application")
+
+
+class TestLines:
+    @pytest.fixture
+    def record(self) -> Callable[..., logging.LogRecord]:
+        def make(level: int, text: str, *args: object) -> logging.LogRecord:
+            return logging.LogRecord("uvicorn.error", level, "", 0, text, args, None)
+
+        return make
+
+    def test_lose_their_queries(self, record: Any) -> None:
+        line = record(logging.INFO, '%s - "WebSocket %s" %d', "1.2.3.4", "/a/?token=secret", 403)
+        assert WithoutSecrets().filter(line)
+        assert line.getMessage() == '1.2.3.4 - "WebSocket /a/" 403'
+
+    def test_of_the_wire_are_dropped(self, record: Any) -> None:
+        assert not WithoutSecrets().filter(record(logging.DEBUG, "< %s: %s", "Cookie", "secret"))
+        assert WithoutSecrets().filter(record(logging.DEBUG, "= connection is %s", "OPEN"))
+
+    @pytest.mark.parametrize("arguments", [(), ({"a": 1},)])
+    def test_without_texts_stay(self, record: Any, arguments: tuple[Any, ...]) -> None:
+        line = record(logging.INFO, "really?", *arguments)
+        assert WithoutSecrets().filter(line)
+        assert line.getMessage() == "really?"
+
+
+class TestCommand:
+    def test_serves_what_the_setting_names(self, settings: Settings) -> None:
+        settings.ASGI_APPLICATION = "mysite.serving.application"
+        assert application_path() == "mysite.serving:application"
+
+    @pytest.mark.parametrize(
+        ("root", "used"), [("mysite.urls", "mysite.asgi:application"), ("urls", "asgi:application")]
+    )
+    def test_without_the_setting_serves_what_startproject_makes(
+        self, settings: Settings, root: str, used: str
+    ) -> None:
+        del settings.ASGI_APPLICATION
+        settings.ROOT_URLCONF = root
+        assert application_path() == used
+
+    def test_a_setting_that_is_no_path(self, settings: Settings) -> None:
+        settings.ASGI_APPLICATION = "application"
+        with pytest.raises(CommandError, match="dotted path of the variable"):
+            application_path()
+
+    def test_without_uvicorn_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delitem(sys.modules, "django_ws.server.running", raising=False)
+        monkeypatch.setitem(sys.modules, "uvicorn", None)
+        with pytest.raises(CommandError, match=r'uvicorn is not installed.*"django-ws\[server\]"'):
+            call_command("runws", skip_checks=True, stdout=OutputWrapper(sys.stdout))
+
+    def test_ends_with_the_exit_code_of_the_server(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            address = f"127.0.0.1:{taken.getsockname()[1]}"
+            with pytest.raises(SystemExit) as caught:
+                call_command("runws", "-b", address, skip_checks=True)
+        assert caught.value.code == 3
+
+
+def wait_for_ever(pipe: Any) -> None:
+    pipe.poll(None)
+
+
+def end_with(pipe: Any, code: int) -> None:
+    os._exit(code)
+
+
+@contextmanager
+def without_descriptors(but: int = 0) -> Iterator[None]:
+    """In this process no file, socket or pipe can be opened, but for so many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir("/proc/self/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 5, hard))
+    taken: list[int] = []
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        for _ in range(but):
+            os.close(taken.pop())
+        yield
+    finally:
+        for each in taken:
+            os.close(each)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+class Aged:
+    """As much of a Child as Pauses looks at."""
+
+    def __init__(self, began: float) -> None:
+        self.began = began
+
+
+class TestProcesses:
+    def test_pauses_grow_while_processes_die_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        now = 1000.0
+        monkeypatch.setattr("django_ws.server.child.time.monotonic", lambda: now)
+        pauses = Pauses()
+        young: Any = Aged(now - 1)
+        assert [pauses.note_death(young) for _ in range(9)] == [0, 1, 2, 4, 8, 16, 30, 30, 30]
+        assert pauses.left == MAX_PAUSE_SECONDS
+        old: Any = Aged(now - 11)
+        assert pauses.note_death(old) == pauses.left == 0
+
+    def test_the_fate_of_a_child(self) -> None:
+        child = Child("child", end_with, 5)
+        child.process.join(30)
+        assert child.fate == "exit code 5"
+        child.close()
+        killed = Child("child", wait_for_ever)
+        os.kill(killed.process.pid or 0, 40)  # which has no name of its own
+        killed.process.join(30)
+        assert killed.fate == "signal 40"
+        killed.tell("anything")  # type: ignore[arg-type]
+        killed.close()
+
+    def test_that_cannot_be_started_leave_nothing(self) -> None:
+        gc.collect()
+        before = os.listdir("/proc/self/fd")
+        with without_descriptors(), pytest.raises(OSError, match="Too many open files"):
+            Child("child", wait_for_ever)
+        with without_descriptors(2), pytest.raises(OSError, match="Too many open files"):
+            Child("child", wait_for_ever)
+        gc.collect()
+        assert len(os.listdir("/proc/self/fd")) == len(before)
+
+    def test_where_the_first_cannot_be_started_it_is_the_end(self) -> None:
+        supervisor = Supervisor("nowhere:application", Options(), [])
+        with without_descriptors():
+            supervisor._start()
+        assert supervisor.run() == 3
+
+    def test_none_is_left_after_an_error_of_the_parent(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        supervisor = Supervisor("nowhere:application", Options(), [])
+        started: list[int | None] = []
+
+        def fail() -> None:
+            started.extend(worker.child.pid for worker in supervisor.workers)
+            raise RuntimeError("a mistake")
+
+        monkeypatch.setattr(supervisor, "_seconds_to_look", fail)
+        with pytest.raises(RuntimeError, match="a mistake"):
+            supervisor.run()
+        [pid] = started
+        assert state(pid or 0) is None
+
+    def test_have_no_time_in_which_signals_to_all_kill_them(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("DJANGO_SETTINGS_MODULE", SETTINGS)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            site = Site(APPLICATION, Options())
+            folder = Path(tempfile.mkdtemp())
+            children = [
+                Child("worker", run, site, [listener]),
+                Child("proxy", proxy.serve, folder, 0.0),
+            ]
+            for number in (*PARENTS_SIGNALS, *PARENTS_SIGNALS):
+                for child in children:
+                    os.kill(child.pid or 0, number)
+            for child in children:
+                assert child.pipe.poll(SECONDS)
+                assert child.pipe.recv() in (Report.IS_ALONE, Report.READY)
+                assert child.is_alive
+                child.pipe.close()
+                child.process.join(SECONDS)
+                assert child.process.exitcode == 0
+                child.close()
+        assert not folder.exists()
+
+    def test_end_at_once_whatever_their_threads_do(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Without a parent that would kill them."""
+        monkeypatch.setenv("DJANGO_SETTINGS_MODULE", SETTINGS)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            site = Site(APPLICATION, Options(graceful_timeout=600))
+            child = Child("worker", run, site, [listener])
+            url = f"ws://127.0.0.1:{listener.getsockname()[1]}/sleeps/"
+            with connect(url, open_timeout=SECONDS) as client:
+                receive(client)
+                client.send("0")
+                assert receive(client) == "asleep"
+                child.tell(Order.STOP_AT_ONCE)
+                child.process.join(SECONDS)
+        assert child.process.exitcode == 128 + signal.SIGTERM
+        child.close()
+
+    def test_no_order_gives_a_worker_more_time(self) -> None:
+        supervisor = Supervisor("nowhere:application", Options(graceful_timeout=1e6), [])
+        supervisor._start()
+        [worker] = supervisor.workers
+        os.kill(worker.child.pid or 0, signal.SIGSTOP)
+        supervisor._stop()
+        supervisor._stop()
+        kill_at = worker.kill_at
+        assert kill_at <= time.monotonic() + 2.0
+        supervisor._retire(worker)
+        assert worker.kill_at == kill_at
+        supervisor._stop()
+        assert worker.kill_at <= time.monotonic()
+        supervisor._look()
+        worker.child.process.join(SECONDS)
+        assert worker.child.fate == "SIGKILL"
+        supervisor._look()
+        assert supervisor.workers == []
+
+    def test_a_worker_that_does_not_become_ready_is_killed(self) -> None:
+        supervisor = Supervisor("nowhere:application", Options(), [])
+        supervisor._start()
+        [worker] = supervisor.workers
+        os.kill(worker.child.process.pid or 0, 19)  # SIGSTOP: it never says anything
+        worker.kill_at = 0.0
+        supervisor._look()
+        assert worker.kill_at == float("inf")  # it is killed once
+        worker.child.process.join(30)
+        assert worker.child.fate == "SIGKILL"
+        supervisor._look()
+        assert supervisor.workers == []
+        supervisor._proxy.close()
+
+    def test_a_worker_that_is_told_to_stop_before_it_is_ready_has_its_time(self) -> None:
+        supervisor = Supervisor("nowhere:application", Options(), [])
+        supervisor._start()
+        [worker] = supervisor.workers
+        supervisor._retire(worker)
+        kill_at = worker.kill_at
+        supervisor._hear(worker, Report.READY)
+        assert worker.kill_at == kill_at < float("inf")
+        worker.child.process.join(30)
+        supervisor._look()
+        assert supervisor.workers == []
+        supervisor._proxy.close()
+
+    def test_routes_are_imported_before_the_first_request(
+        self, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.syspath_prepend(tmp_path)
+        (tmp_path / "needs_more.py").write_text("import nowhere_at_all")
+        settings.ROOT_WS_URLCONF = "no_routes_for_sockets"
+        import_routes()
+        del settings.ROOT_URLCONF
+        import_routes()
+        settings.ROOT_WS_URLCONF = "needs_more"
+        with pytest.raises(ModuleNotFoundError, match="nowhere_at_all"):
+            import_routes()
+        settings.ROOT_URLCONF = "needs_more"
+        settings.ROOT_WS_URLCONF = "no_routes_for_sockets"
+        with pytest.raises(ModuleNotFoundError, match="nowhere_at_all"):
+            import_routes()
+
+    @pytest.mark.parametrize(
+        ("broadcast", "told"), [(None, [Report.IS_ALONE]), ("redis://127.0.0.1:1/0", [])]
+    )
+    def test_a_worker_tells_whether_it_is_alone(
+        self, settings: Settings, broadcast: str | None, told: list[Report]
+    ) -> None:
+        if broadcast is not None:
+            settings.WS_BROADCAST = broadcast
+        mine, theirs = Pipe()
+        line = Line(theirs)
+        line.server = Server(uvicorn_config("a:b", Options()))
+        tell_of_broadcasts(Site("a:b", Options()), line)
+        line.tell(Report.READY)
+        assert [mine.recv() for _ in range(len(told) + 1)] == [*told, Report.READY]
+        mine.close()
+
+    def test_the_proxy_outlives_its_parent_for_a_while(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        serving = proxy.BroadcastProxy(0.1)
+        assert serving.location is not None
+        waiting = Child("waiting", wait_for_ever)
+
+        def has_been_told() -> bool:
+            serving.look()
+            return waiting.process.exitcode is not None  # it ends with its first order
+
+        assert list(tmp_path.iterdir()) == []  # nobody has asked for it yet
+        serving.ask(waiting)
+        until(has_been_told, "the order to go on", SECONDS)
+        [folder] = tmp_path.iterdir()
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert serving.child is not None
+        serving.child.pipe.close()  # as the end of the parent does
+        serving.child.process.join(30)
+        assert serving.child.process.exitcode == 0
+        assert not folder.exists()
+        waiting.close()
+        serving.close()
+
+    def test_without_a_temporary_folder_there_is_no_proxy(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        def none() -> str:
+            raise FileNotFoundError("No usable temporary directory found")
+
+        # The tests may run as root, who can write everywhere.
+        monkeypatch.setattr(tempfile, "gettempdir", none)
+        assert proxy.BroadcastProxy(0.1).location is None
+
+    def test_a_proxy_that_cannot_be_started_is_tried_again(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+        serving = proxy.BroadcastProxy(0.1)
+        waiting = Child("waiting", wait_for_ever)
+        serving.ask(waiting)
+        with caplog.at_level(logging.ERROR, "uvicorn.error"):
+            serving.look()
+        assert "could not be started ([Errno 2] No such file" in caplog.text
+        assert 0 < serving.seconds_to_look[0] <= 1
+        (tmp_path / "gone").mkdir()
+
+        def is_there() -> bool:
+            serving.look()
+            return serving.child is not None
+
+        until(is_there, "another attempt", SECONDS)
+        waiting.kill()
+        serving.close()
+        assert list((tmp_path / "gone").iterdir()) == []
+
+    def test_a_proxy_that_dies_again_and_again_is_waited_for(self) -> None:
+        serving = proxy.BroadcastProxy(0.1)
+        for _ in range(2):
+            serving.child = Child("proxy", end_with, 1)
+            serving.child.process.join(30)
+            serving.look()
+        assert serving.child is None
+        assert 0 < serving.seconds_to_look[0] <= 1
+        serving.close()
+
+    def test_without_pyzmq_there_is_no_proxy(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        serving = proxy.BroadcastProxy(0.1)
+        assert serving.location is not None
+        monkeypatch.setitem(sys.modules, "zmq", None)
+        assert serving.location is None
+        serving.close()
+
+    def test_a_worker_whose_parent_has_gone_stops_gently(self) -> None:
+        mine, theirs = Pipe()
+        server = Server(uvicorn_config("a:b", Options()))
+        line = Line(theirs)
+        line.server = server
+        mine.close()
+        until(lambda: server.should_exit, "the order to stop")
+        assert not server.force_exit
+        line.tell(Report.LEAVING)  # to nobody
