@@ -18,9 +18,9 @@ from urllib.request import urlopen
 
 ROOT = Path(__file__).parents[2]
 APPLICATION = "tests.e2e.site.asgi:application"
-START_SECONDS = 30.0
-STOP_SECONDS = 15.0
-WAIT_SECONDS = 10.0
+START_SECONDS = 50.0
+STOP_SECONDS = 30.0
+WAIT_SECONDS = 30.0
 
 # What no server may print: an exception that left the application, or one that nobody looked at.
 TROUBLE = re.compile(
@@ -57,9 +57,9 @@ class Kind:
         return code if self.sends_any_code or code == 1000 or code >= 3000 else code + 3000
 
 
-def _uvicorn(implementation: str, **limits: bool) -> Kind:
+def _uvicorn(implementation: str, name: str = "", **limits: bool) -> Kind:
     command = ("uvicorn", APPLICATION, "--port", "0", "--ws", implementation, "--no-access-log")
-    return Kind(f"uvicorn-{implementation}", command, **limits)  # type: ignore[arg-type]
+    return Kind(f"uvicorn-{name or implementation}", command, **limits)  # type: ignore[arg-type]
 
 
 def _daphne_limits(size: int) -> tuple[str, ...]:
@@ -75,6 +75,7 @@ KINDS = {
         _uvicorn("websockets-sansio"),
         _uvicorn("websockets", takes_any_header=False),
         _uvicorn("wsproto"),
+        _uvicorn("django_ws.server.protocol:FastProtocol", "fast"),
         Kind(
             "daphne",
             # Its own limit would end a connection without a close frame, before ours is reached.
@@ -98,6 +99,7 @@ KINDS = {
     )
 }
 DEFAULT = "uvicorn-websockets-sansio"  # what uvicorn chooses by itself
+FAST = "uvicorn-fast"  # what `runws` chooses
 
 
 class Lines:

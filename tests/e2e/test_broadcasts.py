@@ -16,8 +16,9 @@ import pytest
 from websockets.sync.client import ClientConnection, connect
 
 from django_ws.pubsub import Publisher
+from tests.e2e.conftest import SERVERS
 from tests.e2e.raw import RawClient
-from tests.e2e.servers import DEFAULT, KINDS, ROOT, Server
+from tests.e2e.servers import DEFAULT, FAST, KINDS, ROOT, Server
 from tests.redis_server import RedisServer
 
 SECONDS = 20.0
@@ -29,12 +30,13 @@ def redis_server() -> Iterator[RedisServer]:
         yield server
 
 
-@pytest.fixture(scope="module")
-def servers(redis_server: RedisServer) -> Iterator[list[Server]]:
+@pytest.fixture(scope="module", params=[name for name in (DEFAULT, FAST) if name in SERVERS])
+def servers(redis_server: RedisServer, request: pytest.FixtureRequest) -> Iterator[list[Server]]:
+    """Of a server that is given each message, and of one that writes one frame to all."""
     started: list[Server] = []
     try:
         for _ in range(2):
-            started.append(Server(KINDS[DEFAULT], E2E_REDIS=redis_server.url))
+            started.append(Server(KINDS[request.param], E2E_REDIS=redis_server.url))
         yield started
     finally:
         for server in started:
