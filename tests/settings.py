@@ -13,6 +13,7 @@ ALLOWED_HOSTS = ["testserver", "localhost", "127.0.0.1", "[::1]"]
 USE_TZ = True
 
 INSTALLED_APPS = [
+    "django_ws",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -20,7 +21,6 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.staticfiles",
     "rest_framework.authtoken",
-    "django_ws",
     "tests.auth.apps.AuthTestsConfig",
 ]
 MIDDLEWARE = [

@@ -443,6 +443,21 @@ SERVERS = [
     ),
     Case("daphne", without=("websockets", "wsproto", "uvicorn")),
     Case("no server", "W007", without=("websockets", "wsproto", "uvicorn", "daphne", "granian")),
+    *(
+        Case(
+            f"runserver of {', '.join(apps)}",
+            found,
+            ('"django_ws" stands below "django.contrib.staticfiles"', "Move", "to the top"),
+            {"INSTALLED_APPS": [*apps, "django.contrib.auth", "django.contrib.contenttypes"]},
+        )
+        for apps, found in [
+            (["django.contrib.staticfiles", "django_ws"], "W012"),
+            (["django_ws", "django.contrib.staticfiles"], ""),
+            (["daphne", "django.contrib.staticfiles", "django_ws"], ""),
+            (["django_ws"], ""),
+            ([], ""),
+        ]
+    ),
 ]
 
 ORIGINS = [

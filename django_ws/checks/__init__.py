@@ -9,6 +9,7 @@ from django_ws.checks.guard import guarded
 from django_ws.checks.middleware import check_middleware
 from django_ws.checks.origins import check_origins
 from django_ws.checks.routes import check_routes
+from django_ws.checks.runserver import check_runserver
 from django_ws.checks.serving import check_application, check_websocket_library
 from django_ws.checks.settings import check_settings
 from django_ws.checks.tickets import check_tickets
@@ -22,6 +23,7 @@ for _check in (
     check_broadcast,
     check_application,
     check_websocket_library,
+    check_runserver,
 ):
     register(guarded(_check), TAG)
 register(guarded(check_origins), TAG, Tags.security, deploy=True)
