@@ -1,4 +1,4 @@
-"""`python -m benchmarks [echo|connect|memory|pings|fanout ...] [--quick]`."""
+"""`python -m benchmarks [echo|connect|memory|pings|fanout|fast|storm|restart ...] [--quick]`."""
 
 import argparse
 import os
@@ -11,13 +11,13 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks import connect, echo, fanout, memory, pings
+from benchmarks import connect, echo, fanout, fast, memory, pings, restart, storm
 from benchmarks.findings import Finding
 from benchmarks.redis_server import redis_server
 from benchmarks.rounds import QUICK, Plan
 from benchmarks.server import APPLICATIONS, pin_generator, serve
 
-_SCENARIOS = ("echo", "connect", "memory", "pings", "fanout")
+_SCENARIOS = ("echo", "connect", "memory", "pings", "fanout", "fast", "storm", "restart")
 
 
 def _parse() -> argparse.Namespace:
@@ -58,6 +58,13 @@ def _run(scenarios: list[str], plan: Plan) -> list[Finding]:
     if "fanout" in scenarios:
         with redis_server() as redis:
             findings += fanout.measure(redis, plan)
+    if "fast" in scenarios:
+        with redis_server() as redis:
+            findings += fast.measure(redis, plan)
+    if "storm" in scenarios:
+        findings += storm.measure(plan)
+    if "restart" in scenarios:
+        findings += restart.measure(plan)
     return findings
 
 

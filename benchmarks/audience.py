@@ -14,7 +14,7 @@ from benchmarks.redis_server import Redis, command
 from benchmarks.server import Server, Workers
 
 _FIRST = 10_000_000  # all numbers have eight digits
-_TEXT = '{"type":"chat","room":"lobby","user":"alice","text":"Hello there","id":10000000}'
+TEXT = '{"type":"chat","room":"lobby","user":"alice","text":"Hello there","id":10000000}'
 _PATIENCE = 10.0  # seconds without a single delivery
 
 
@@ -37,23 +37,40 @@ def _channels(topic: str, text: str) -> tuple[str, bytes]:
 
 
 # What each application's own publisher would hand to Redis: the channel and the data.
-_SEALED = {"bare": _bare, "django_ws": _django_ws, "channels": _channels}
+_SEALED = {"bare": _bare, "django_ws": _django_ws, "runws": _django_ws, "channels": _channels}
 
 
 class Post:
-    """The commands that publish a text with a number to some topics, in so many processes."""
+    """The commands that publish a text with a number to some topics, in so many processes; or,
+    in one write, a ``burst`` of such texts with the next numbers.
+    """
 
     def __init__(
-        self, application: str, topics: Sequence[str], text: str = _TEXT, processes: int = 1
+        self,
+        application: str,
+        topics: Sequence[str],
+        text: str = TEXT,
+        processes: int = 1,
+        burst: int = 1,
     ) -> None:
+        self.text, self.burst = text, burst
         sealed = [_SEALED[application](topic, text) for topic in topics]
         self.channels = [channel for channel, _ in sealed]
         self.processes = processes
         self._commands = b"".join(command("PUBLISH", *one) for one in sealed)
 
     def publish(self, redis: Redis, number: int) -> None:
-        commands = self._commands.replace(b"%d" % _FIRST, b"%d" % number)
-        redis.publish(commands, len(self.channels), self.processes)
+        """This number, or the numbers up to it."""
+        commands = b"".join(
+            self._commands.replace(b"%d" % _FIRST, b"%d" % each) for each in self._numbers(number)
+        )
+        redis.publish(commands, len(self.channels) * self.burst, self.processes)
+
+    def texts(self, number: int) -> list[str]:
+        return [self.text.replace(str(_FIRST), str(each)) for each in self._numbers(number)]
+
+    def _numbers(self, number: int) -> range:
+        return range(number - self.burst + 1, number + 1)
 
 
 def _frame(text: str) -> bytes:
@@ -73,28 +90,38 @@ class Audience:
         self.missing: set[int] = set()
         self.number = _FIRST
         self.frame = b""
+        self.each = 1  # messages in that
         self.slept = 0.0  # seconds of waiting for Redis and the server to begin
         self.epoll = select.epoll()
         for client in clients:
             client.setblocking(False)
             self.epoll.register(client, select.EPOLLIN)
 
+    def expected(self, post: Post) -> bytes:
+        """What each of them should get for the number."""
+        return b"".join(map(_frame, post.texts(self.number)))
+
     def read(self, fileno: int) -> int:
-        data = self.reads[fileno](4096)
+        data, before = self.reads[fileno](4096), b""
         if data != self.frame:
-            data = self.partial.pop(fileno, b"") + data
+            before = self.partial.pop(fileno, b"")
+            data = before + data
             if data != self.frame:
                 if not data or not self.frame.startswith(data):
                     raise RuntimeError(f"number {self.number} expected, got {data!r}")
                 self.partial[fileno] = data
-                return 0
+                return self._whole(data) - self._whole(before)
         self.missing.remove(fileno)  # a KeyError: it came twice
-        return 1
+        return self.each - self._whole(before)
+
+    def _whole(self, data: bytes) -> int:
+        """How many messages these are; all of a burst are of one size."""
+        return len(data) * self.each // len(self.frame)
 
     def next(self, post: Post, patience: float = _PATIENCE) -> None:
         """Publish the next number; returns when somebody has it, or after ``patience`` seconds."""
-        self.number += 1
-        self.frame = _frame(_TEXT.replace(str(_FIRST), str(self.number)))
+        self.number += post.burst
+        self.frame, self.each = self.expected(post), post.burst
         self.missing = set(self.reads)
         start = perf_counter()
         post.publish(self.redis, self.number)

@@ -37,7 +37,7 @@ def opened(server: Server, path: str, count: int) -> AbstractContextManager[list
 
 @contextmanager
 def opened_at(
-    server: Server, paths: Sequence[str], receive_buffer: int = 0
+    server: Server, paths: Sequence[str], receive_buffer: int = 0, *, deflate: bool = False
 ) -> Iterator[list[socket.socket]]:
     """An accepted socket for each of the paths, opened some at a time."""
     clients: list[socket.socket] = []
@@ -47,7 +47,7 @@ def opened_at(
             batch = [connect(server, receive_buffer) for _ in some]
             clients += batch
             for client, path in zip(batch, some, strict=True):
-                client.sendall(frames.handshake(server.port, path))
+                client.sendall(frames.handshake(server.port, path, deflate))
             for client in batch:
                 _accepted(client)
         yield clients

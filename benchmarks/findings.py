@@ -35,9 +35,12 @@ class Finding:
         if self.doubt:
             return f"NO VERDICT: {self.doubt}"
         value = median(self.rounds)
-        missing = (value - self.target if self.at_most else self.target - value) / self.target
+        missing = value - self.target if self.at_most else self.target - value
         if missing <= 0:
             return "met"
+        if not self.target:
+            return "MISSED"
+        missing /= self.target
         return "equal within 5 %" if missing <= _EQUAL else "MISSED"
 
     def line(self) -> str:

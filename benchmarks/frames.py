@@ -12,12 +12,13 @@ CLOSE_ANSWER = b"\x88\x02\x03\xe8"
 ACCEPTED = b"HTTP/1.1 101 "
 
 
-def handshake(port: int, path: str) -> bytes:
+def handshake(port: int, path: str, deflate: bool = False) -> bytes:
     """What a browser sends, as far as servers care: a Host, and the Origin of the same site."""
+    extensions = "Sec-WebSocket-Extensions: permessage-deflate\r\n" if deflate else ""
     return (
         f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nOrigin: http://127.0.0.1:{port}\r\n"
         "User-Agent: benchmark\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        f"Sec-WebSocket-Key: {_KEY}\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        f"Sec-WebSocket-Key: {_KEY}\r\nSec-WebSocket-Version: 13\r\n{extensions}\r\n"
     ).encode()
 
 

@@ -1,20 +1,22 @@
 """Memory of an idle connection, after one message each way."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from statistics import median
 
 from benchmarks import frames
 from benchmarks.clients import one_message_each, opened
 from benchmarks.findings import Finding, unsteady
 from benchmarks.rounds import Plan
-from benchmarks.server import serve
+from benchmarks.server import Server, serve
 
 _WARM_UP = 100
 
 
-def _bytes_each(name: str, connections: int) -> float:
+def bytes_each(start: Callable[[], AbstractContextManager[Server]], connections: int) -> float:
     """Growth for each connection, in a fresh process that has met a few visitors before."""
-    with serve(name) as server:
+    with start() as server:
         with opened(server, frames.JSON.path, _WARM_UP) as clients:
             one_message_each(clients, frames.JSON)
         before = server.memory()
@@ -28,7 +30,7 @@ def measure(names: Sequence[str], plan: Plan) -> list[Finding]:
     rounds: dict[str, Sequence[float]] = {}
     for _ in range(plan.rounds):
         for name in names:
-            rounds[name] = [*rounds.get(name, ()), _bytes_each(name, count) / 1024]
+            rounds[name] = [*rounds.get(name, ()), bytes_each(partial(serve, name), count) / 1024]
     print(f"\nmemory of an idle connection ({count:,} connections, KiB each)")
     findings = []
     for name, sizes in rounds.items():

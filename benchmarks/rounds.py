@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import TypeVar
 
-from benchmarks.findings import Finding, paired, print_loads
+from benchmarks.findings import Finding, paired, print_loads, unsteady
 from benchmarks.load import Load
 from benchmarks.server import Server, Workers
 
@@ -28,9 +28,24 @@ class Plan:
     subscribers: int = 1_000  # of one topic
     crowd: int = 5_000  # of one topic, in two processes
     topics: int = 1_000  # with ten subscribers each
+    storm: int = 5_000  # handshakes
+    # A second. The lower one is for machines that cannot do the other.
+    storm_rates: tuple[float, ...] = (2_000.0, 500.0)
+    storm_rounds: int = 3
+    flood: int = 10_000  # handshakes at once
+    restart_sockets: int = 2_000
+    restart_messages: float = 200.0  # a second
+    restart_drain: float = 10.0  # seconds
 
 
-QUICK = Plan(3, 0.3, 2, 1, 500, 1_000, 1.0, 1_000, 1_000, 100)
+QUICK = Plan(
+    *(3, 0.3, 2, 1, 500, 1_000, 1.0, 1_000, 1_000, 100),
+    storm=2_000,
+    storm_rounds=1,
+    flood=2_000,
+    restart_sockets=400,
+    restart_drain=3.0,
+)
 
 
 def _round(servers: Sequence[S], prepare: Prepare[S], plan: Plan) -> dict[str, Load]:
@@ -66,13 +81,15 @@ def compare_pairs(
     prepare: Prepare[S],
     plan: Plan,
     pairs: dict[tuple[str, str], float | None],
+    costs: dict[str, float] | None = None,
 ) -> list[Finding]:
-    """The ratios of the pairs, named as the servers, and what they should be at least.
+    """The ratios of the pairs, named as the servers, and what they should be at least;
+    ``costs``: what one answer may cost a server, in microseconds of its processor.
 
     Where the rounds are too uneven for a verdict, all of them are run again, whatever they said.
     """
     for _ in range(plan.attempts):
-        findings = _attempt(title, servers, prepare, plan, pairs)
+        findings = _attempt(title, servers, prepare, plan, pairs, costs or {})
         if not any(finding.doubt for finding in findings if finding.target is not None):
             break
     return findings
@@ -84,11 +101,16 @@ def _attempt(
     prepare: Prepare[S],
     plan: Plan,
     pairs: dict[tuple[str, str], float | None],
+    costs: dict[str, float],
 ) -> list[Finding]:
     rounds = [_round(servers, prepare, plan) for _ in range(plan.rounds)]
     loads = {server.name: [found[server.name] for found in rounds] for server in servers}
     print_loads(title, loads)
     findings = [paired(title, loads, pair, target) for pair, target in pairs.items()]
+    for name, target in costs.items():
+        each = [load.cost * 1e6 for load in loads[name]]
+        doubt = unsteady({name: each})
+        findings.append(Finding(f"{title}: {name}", each, target, "us", at_most=True, doubt=doubt))
     for finding in findings:
         print(finding.details(), flush=True)
     return findings

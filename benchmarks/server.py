@@ -80,7 +80,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait(process: subprocess.Popen[bytes], port: int) -> None:
+def wait(process: subprocess.Popen[bytes], port: int) -> None:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -100,7 +100,7 @@ def serve(name: str, *options: str) -> Iterator[Server]:
     process = subprocess.Popen([*command, *_OPTIONS, *options])
     try:
         os.sched_setaffinity(process.pid, {_CORES[-1]})
-        _wait(process, port)
+        wait(process, port)
         yield Server(name, port, process.pid)
     finally:
         # Its sockets are already closed, or do not matter any more.

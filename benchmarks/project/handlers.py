@@ -1,5 +1,6 @@
 """The handler of the README, and its two variations."""
 
+import os
 from typing import Any
 
 from django_ws import WebSocketHandler, broadcast
@@ -39,3 +40,25 @@ class SpeakHandler(WebSocketHandler):
         self.broadcast("spoken", message)
         broadcast("spoken", message)
         self.send(message)
+
+
+class StoreHandler(WebSocketHandler):
+    """Acknowledges a message when it is stored, and says so when the server restarts."""
+
+    async def on_open(self) -> None:
+        await self.send({"pid": os.getpid()})
+
+    async def on_message(self, message: int) -> None:
+        self._store(message)
+        await self.send(message)
+
+    async def on_restart(self) -> None:
+        await self.send("restart")
+
+    @staticmethod
+    def _store(message: int) -> None:
+        file = os.open(os.environ["BENCHMARK_STORE"], os.O_APPEND | os.O_CREAT | os.O_WRONLY)
+        try:
+            os.write(file, f"{message}\n".encode())
+        finally:
+            os.close(file)

@@ -30,6 +30,8 @@ if "BENCHMARK_REDIS" in os.environ:
             "CONFIG": {"hosts": [os.environ["BENCHMARK_REDIS"]]},
         }
     }
+if "BENCHMARK_DRAIN_SECONDS" in os.environ:
+    WS_DRAIN_SECONDS = float(os.environ["BENCHMARK_DRAIN_SECONDS"])
 
 # Without DEBUG Django mails errors and prints none; here they should be seen.
 LOGGING = {

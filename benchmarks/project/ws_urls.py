@@ -6,6 +6,7 @@ from benchmarks.project.handlers import (
     EchoHandler,
     PingHandler,
     SpeakHandler,
+    StoreHandler,
     TextEchoHandler,
     TopicsHandler,
 )
@@ -16,4 +17,5 @@ urlpatterns = [
     path("ping/", PingHandler),
     path("topics/<str:topics>/", TopicsHandler),
     path("speak/", SpeakHandler),
+    path("store/", StoreHandler),
 ]
