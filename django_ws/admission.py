@@ -15,12 +15,14 @@ from weakref import WeakKeyDictionary
 
 from django_ws import conf
 from django_ws.connection import CONNECTING, Connection
+from django_ws.throttled_log import ThrottledLog
 
 logger = logging.getLogger("django.ws.request")
 
 WAITING_FOR_EACH = 100  # handshakes that may wait, for each that may be under way
 RETRY_SECONDS = 10  # clients that are turned away shall not all come back in the same second
-WARNING_SECONDS = 10.0
+
+_turned_away = ThrottledLog(logger, logging.WARNING, "handshakes refused for WS_MAX_HANDSHAKES")
 
 
 def turn_away(connection: Connection) -> None:
@@ -56,7 +58,6 @@ class Admission:
         self._gates: dict[int, Gate] = {}
         self._places: dict[Connection, Gate] = {}  # of all who are inside or wait
         self._refused = 0
-        self._warned_at: float | None = None
 
     @property
     def inside(self) -> int:
@@ -140,18 +141,16 @@ class Admission:
 
     def _turn_away(self, connection: Connection, gate: Gate, why: str) -> None:
         self._refused += 1
-        now = connection.loop.time()
-        if self._warned_at is None or now - self._warned_at >= WARNING_SECONDS:
-            self._warned_at = now
-            logger.warning(
-                "WebSocket %s refused with 503: %s; %d handshakes of this route are under way, "
-                "as many as WS_MAX_HANDSHAKES allows, and %d wait (%d refused so far)",
-                connection.path,
-                why,
-                len(gate.inside),
-                len(gate.waiting),
-                self._refused,
-            )
+        _turned_away.log(
+            id(gate.target),
+            "WebSocket %s refused with 503: %s; %d handshakes of this route are under way, "
+            "as many as WS_MAX_HANDSHAKES allows, and %d wait (%d refused so far)",
+            connection.path,
+            why,
+            len(gate.inside),
+            len(gate.waiting),
+            self._refused,
+        )
         turn_away(connection)
 
 

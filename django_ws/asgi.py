@@ -21,9 +21,13 @@ from django_ws.limits import limits
 from django_ws.middleware.chain import chain
 from django_ws.origin import Refusal, check_origin
 from django_ws.request import WebSocketRequest
+from django_ws.throttled_log import ThrottledLog
 from django_ws.types import ASGIApplication, Receive, Scope, Send
 
 logger = logging.getLogger("django.ws.request")
+
+_foreign = ThrottledLog(logger, logging.WARNING, "handshakes refused for their origin or host")
+_unknown_paths = ThrottledLog(logger, logging.INFO, "handshakes on unknown paths")
 
 
 def get_websocket_application(http_app: ASGIApplication | None = None) -> WebSocketApplication:
@@ -77,7 +81,8 @@ async def new_handler(scope: Scope, receive: Receive, send: Send) -> WebSocketHa
     try:
         check_origin(scope)
     except Refusal as refusal:
-        logger.warning(
+        _foreign.log(
+            refusal.message,
             "WebSocket %s refused with %d: %s (client %s)",
             connection.path,
             refusal.status,
@@ -101,7 +106,10 @@ async def new_handler(scope: Scope, receive: Receive, send: Send) -> WebSocketHa
         match = routing.resolve(request.path_info)
     except Resolver404 as not_found:
         client = request.client_address or "unknown"
-        logger.info("WebSocket %s refused with 404: no route (client %s)", connection.path, client)
+        path = connection.path
+        _unknown_paths.log(
+            path, "WebSocket %s refused with 404: no route (client %s)", path, client
+        )
         connection.refuse(404, _tried(request, not_found) if settings.DEBUG else "Not Found")
         await connection.settle()
         return None

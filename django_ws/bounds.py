@@ -13,11 +13,13 @@ from django_ws.calls import Calls, Handler
 from django_ws.close_codes import CloseCode
 from django_ws.connection import OPEN, Connection
 from django_ws.rate_limit import TokenBucket, parse_rate
+from django_ws.throttled_log import ThrottledLog
 from django_ws.types import Event
 
 logger = logging.getLogger("django.ws.request")
 
-WARNING_SECONDS = 10.0
+_over_the_limit = ThrottledLog(logger, logging.WARNING, "messages above a rate_limit")
+_idle = ThrottledLog(logger, logging.INFO, "idle connections")
 
 
 def bounds_of(handler: Handler, connection: Connection, calls: Calls) -> Bounds | None:
@@ -48,7 +50,7 @@ class Bounds:
 
     __slots__ = (
         "_bucket", "_calls", "_connection", "_handler", "_idle_seconds", "_timer",
-        "_waits_since", "_warned_at",
+        "_waits_since",
     )  # fmt: skip
 
     def __init__(
@@ -66,7 +68,6 @@ class Bounds:
         self._idle_seconds = idle_seconds
         self._waits_since: float | None = None  # None while a hook runs
         self._timer: asyncio.TimerHandle | None = None
-        self._warned_at: float | None = None
 
     def begin(self) -> None:
         """The connection is open, and its hook ``on_open`` has returned."""
@@ -94,16 +95,14 @@ class Bounds:
         """A message is not handled; the hook decides what becomes of the connection."""
         handler, inbound = self._handler, self._connection.inbound
         handler.rate_limited += 1
-        now = self._connection.loop.time()
-        if self._warned_at is None or now - self._warned_at >= WARNING_SECONDS:
-            self._warned_at = now
-            logger.warning(
-                "WebSocket %s: more messages than its rate_limit allows (connection %s): "
-                "%d not handled so far",
-                self._connection.path,
-                handler.id,
-                handler.rate_limited,
-            )
+        _over_the_limit.log(
+            self._connection.path,
+            "WebSocket %s: more messages than its rate_limit allows (connection %s): "
+            "%d not handled so far",
+            self._connection.path,
+            handler.id,
+            handler.rate_limited,
+        )
         inbound.hook_starts()
         try:
             await self._calls.call("on_rate_limited")
@@ -129,5 +128,6 @@ class Bounds:
         if left > 0:
             self._look_in(left)
             return
-        logger.info("WebSocket %s: no message for %g s: closed with 4408", connection.path, seconds)
+        path = connection.path
+        _idle.log(path, "WebSocket %s: no message for %g s: closed with 4408", path, seconds)
         connection.close(CloseCode.IDLE, f"no message for {seconds:g} s")

@@ -20,8 +20,11 @@ from django_ws.exceptions import ConnectionClosed, MessageDropped, Reject
 from django_ws.hooks import Hooks
 from django_ws.reporting import debug_reason, report_error
 from django_ws.request import WebSocketRequest
+from django_ws.throttled_log import ThrottledLog
 
 logger = logging.getLogger("django.ws.request")
+
+_suspicious = ThrottledLog(logger, logging.WARNING, "suspicious handshakes")
 
 MIDDLEWARE = "the middleware"
 LOG_IN = "the check of the log-in"
@@ -115,7 +118,13 @@ class Calls:
         elif connection.state is CONNECTING and isinstance(error, SuspiciousOperation | BadRequest):
             # The client's fault, as undecodable data is: no traceback, and no mail.
             name = type(error).__name__
-            logger.warning("WebSocket %s refused with 400: %s in %s", connection.path, name, place)
+            _suspicious.log(
+                (connection.path, name, place),
+                "WebSocket %s refused with 400: %s in %s",
+                connection.path,
+                name,
+                place,
+            )
             self._reject(Reject(400, HTTPStatus(400).phrase))
         else:
             await self.report(place, error)

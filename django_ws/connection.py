@@ -28,14 +28,17 @@ from django_ws.inbound import STOPPED, Inbound
 from django_ws.outbound import MESSAGE_OVERHEAD, Outbound, data_size
 from django_ws.printable import printable
 from django_ws.sync import SyncWork, own_sync_work
+from django_ws.throttled_log import ThrottledLog
 from django_ws.types import ASGIApplication, Event, Receive, Scope, Send
 
 logger = logging.getLogger("django.ws.request")
 
+_overflows = ThrottledLog(logger, logging.WARNING, "connections ended by an overflow")
+_drops = ThrottledLog(logger, logging.WARNING, "messages dropped on overflow")
+
 Overflow = Literal["close", "drop_oldest", "drop_newest"]
 
 MAX_REASON_BYTES = 123  # RFC 6455, 5.5: a control frame carries 125 bytes, two are the code
-DROP_WARNING_SECONDS = 10.0
 
 
 class State(Enum):
@@ -63,7 +66,7 @@ class Connection:
 
     __slots__ = (
         "__weakref__", "_closed_future", "_closing", "_is_accepted", "_send", "_sender", "_thread",
-        "_warned_at", "close_code", "close_reason", "inbound", "loop", "on_closing", "outbound",
+        "close_code", "close_reason", "inbound", "loop", "on_closing", "outbound",
         "overflow", "refuse_after_accept", "scope", "state", "subprotocol", "subprotocols",
         "sync_work", "task", "token_subprotocol",
     )  # fmt: skip
@@ -92,7 +95,6 @@ class Connection:
         self.overflow: Overflow = "close"
         self.on_closing: Callable[[bool], None] = _nothing
         self._closing: Awaitable[None] = done(loop)
-        self._warned_at: float | None = None
         self._closed_future: asyncio.Future[None] | None = None
 
     # Before the accept
@@ -280,7 +282,8 @@ class Connection:
             else "broadcasts come faster than its hooks handle them"
         )
         is_open = self.state is OPEN
-        logger.warning(
+        _overflows.log(
+            (self.path, cause, is_open),
             "WebSocket %s: %s, %d bytes wait: %s. "
             "Send less, raise WS_SEND_BUFFER, or set send_overflow on the handler.",
             self.path,
@@ -299,16 +302,14 @@ class Connection:
         self.outbound.fail(self.closed_error())
 
     def _warn_of_drops(self) -> None:
-        now = self.loop.time()
-        if self._warned_at is None or now - self._warned_at >= DROP_WARNING_SECONDS:
-            self._warned_at = now
-            logger.warning(
-                "WebSocket %s: the client reads too slowly, %d messages dropped so far "
-                "(send_overflow = %r)",
-                self.path,
-                self.dropped,
-                self.overflow,
-            )
+        _drops.log(
+            self.path,
+            "WebSocket %s: the client reads too slowly, messages dropped so far: %d "
+            "(send_overflow = %r)",
+            self.path,
+            self.dropped,
+            self.overflow,
+        )
 
     @property
     def dropped(self) -> int:

@@ -12,11 +12,16 @@ from django_ws.acting import done
 from django_ws.background import Background
 from django_ws.calls import Calls, Handler
 from django_ws.connection import REFUSED, Connection
+from django_ws.printable import printable
 from django_ws.pubsub.hubs import hub_of
 from django_ws.subscriptions import Subscriptions
 from django_ws.tasks import StartedTask
+from django_ws.throttled_log import ThrottledLog
 
 logger = logging.getLogger("django.ws.request")
+
+_late = ThrottledLog(logger, logging.WARNING, "hooks and tasks that outlived WS_CLOSE_TIMEOUT")
+_stubborn = ThrottledLog(logger, logging.ERROR, "hooks that ignored their cancellation")
 
 LAST_SECONDS = 1.0  # what on_close gets at least, and a hook to heed its cancellation
 
@@ -105,7 +110,8 @@ class Ending:
             self._cancel_task()  # it waits for an event; the client's own close would be one
 
     def _out_of_time(self) -> None:
-        logger.warning(
+        _late.log(
+            (self.connection.path, self.calls.place),
             "WebSocket %s: %s did not end within WS_CLOSE_TIMEOUT (%g s) of the close: cancelled",
             self.connection.path,
             self.calls.place,
@@ -116,7 +122,8 @@ class Ending:
         self._set_timer(self.connection.loop.call_later(LAST_SECONDS, self._leave_behind))
 
     def _leave_behind(self) -> None:
-        logger.error(
+        _stubborn.log(
+            (self.connection.path, self.calls.place),
             "WebSocket %s: %s ignores its cancellation; the connection ends without it. "
             "Raise asyncio.CancelledError again after catching it.",
             self.connection.path,
@@ -166,14 +173,16 @@ class Ending:
         if on_close.done():
             return
         if "on_close" in self.handler.hooks.sync:
-            logger.warning(
+            _late.log(
+                (self.connection.path, "on_close in a thread"),
                 "WebSocket %s: on_close is still running, or waiting for a thread, %g s after "
                 "its turn came; it is left to itself",
                 self.connection.path,
                 seconds,
             )
             return
-        logger.warning(
+        _late.log(
+            (self.connection.path, "on_close"),
             "WebSocket %s: on_close did not end within WS_CLOSE_TIMEOUT: cancelled",
             self.connection.path,
         )
@@ -185,10 +194,12 @@ class Ending:
             return
         _, late = await asyncio.wait(tasks, timeout=max(self._remaining, at_least))
         if late:
-            logger.warning(
+            names = printable(", ".join(sorted(task.get_name() for task in late)))
+            _late.log(
+                (self.connection.path, "tasks"),
                 "WebSocket %s: still running WS_CLOSE_TIMEOUT after the close, left behind: %s",
                 self.connection.path,
-                ", ".join(sorted(task.get_name() for task in late)),
+                names,
             )
 
     @property

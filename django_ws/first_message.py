@@ -20,9 +20,12 @@ from django_ws.frames import without_frames
 from django_ws.limits import limits
 from django_ws.outbound import data_size
 from django_ws.restarting import Restarting
+from django_ws.throttled_log import ThrottledLog
 from django_ws.types import Event, Login
 
 logger = logging.getLogger("django.ws.request")
+
+_refused = ThrottledLog(logger, logging.INFO, "connections without a valid first message")
 
 
 class FirstMessage(Restarting):
@@ -85,5 +88,6 @@ class FirstMessage(Restarting):
         self._cancel_task()
 
     def _refuse(self, why: str) -> None:
-        logger.info("WebSocket %s: %s: closed with 4401", self.connection.path, why)
+        path = self.connection.path
+        _refused.log((path, why), "WebSocket %s: %s: closed with 4401", path, why)
         self.connection.refuse(401, "Unauthorized")

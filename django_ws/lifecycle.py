@@ -25,9 +25,15 @@ from django_ws.first_message import FirstMessage
 from django_ws.inbound import STOPPED
 from django_ws.outbound import data_size
 from django_ws.pubsub.hubs import DEFAULT, hub_of
+from django_ws.throttled_log import ThrottledLog
 from django_ws.types import ASGIApplication, Login, Scope
 
 logger = logging.getLogger("django.ws.request")
+
+_dead_ends = ThrottledLog(logger, logging.WARNING, "handshakes that a middleware left unanswered")
+_time_outs = ThrottledLog(logger, logging.WARNING, "handshakes that took too long")
+_undecodable = ThrottledLog(logger, logging.WARNING, "messages that could not be decoded")
+_too_large = ThrottledLog(logger, logging.WARNING, "messages that were too large")
 
 
 _nobody = Done(True)  # is logged in: nothing to look at
@@ -61,7 +67,8 @@ class Life(FirstMessage):
         try:
             if error is None:
                 if connection.state is CONNECTING:
-                    logger.warning(
+                    _dead_ends.log(
+                        connection.path,
                         "WebSocket %s: a middleware neither called the next one nor rejected: "
                         "refused with 403",
                         connection.path,
@@ -104,7 +111,8 @@ class Life(FirstMessage):
         self._set_timer(self.connection.loop.call_later(seconds, self._connect_timed_out))
 
     def _connect_timed_out(self) -> None:
-        logger.warning(
+        _time_outs.log(
+            (self.connection.path, self.calls.place),
             "WebSocket %s: %s took longer than WS_CONNECT_TIMEOUT (%g s): refused with 503",
             self.connection.path,
             self.calls.place,
@@ -205,7 +213,8 @@ class Life(FirstMessage):
                         try:
                             message = decode(data)
                         except DecodeError as error:
-                            logger.warning("WebSocket %s: %s", connection.path, error)
+                            path = connection.path
+                            _undecodable.log(path, "WebSocket %s: %s", path, error)
                             await calls.call("on_decode_error", error)
                             calls.place = "on_message"
                         else:
@@ -266,5 +275,7 @@ class Life(FirstMessage):
 
     def _refuse_size(self, size: int, max_size: int) -> None:
         path = self.connection.path
-        logger.warning("WebSocket %s: a message of %d bytes, %d allowed", path, size, max_size)
+        _too_large.log(
+            path, "WebSocket %s: a message of %d bytes, %d allowed", path, size, max_size
+        )
         self.connection.close(CloseCode.TOO_LARGE, f"the message is larger than {max_size} bytes")

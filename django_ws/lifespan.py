@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 
 from django_ws.pubsub.hubs import close_all, open_all
+from django_ws.throttled_log import flush_all
 from django_ws.types import ASGIApplication, Event, Receive, Scope, Send
 
 logger = logging.getLogger("django.ws")
@@ -33,6 +34,7 @@ async def lifespan(
         await _take_part(scope, receive, closing_send, http_app)
     finally:
         await close_all()
+        flush_all()
 
 
 async def _take_part(

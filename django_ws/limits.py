@@ -8,7 +8,6 @@ that comes about. Those that are being refused count nowhere.
 from __future__ import annotations
 
 import logging
-import time
 from http import HTTPStatus
 from ipaddress import IPv6Address, ip_address
 from threading import Lock
@@ -18,11 +17,13 @@ from django_ws.close_codes import CloseCode
 from django_ws.connection import Connection
 from django_ws.pubsub.topics import user_topic
 from django_ws.request import WebSocketRequest
+from django_ws.throttled_log import ThrottledLog
 
 logger = logging.getLogger("django.ws.request")
 
 RETRY_AFTER = "10"  # seconds
-WARNING_SECONDS = 10.0
+
+_refusals = ThrottledLog(logger, logging.WARNING, "connections refused for a limit of their number")
 
 
 class Limits:
@@ -33,8 +34,7 @@ class Limits:
         self._count = 0
         self._owners: dict[Connection, str] = {}  # of those that are counted for one
         self._counts: dict[str, int] = {}  # for each owner, never 0
-        self._warned_at: dict[str, float] = {}  # for each setting
-        self._refused: dict[str, int] = {}
+        self._refused: dict[str, int] = {}  # for each setting
 
     # In the process
 
@@ -108,22 +108,17 @@ class Limits:
         status: int,
         who: str,
     ) -> None:
-        """At most once in 10 s for each setting, with how many were refused so far."""
-        now = time.monotonic()
         with self._lock:
             refused = self._refused[name] = self._refused.get(name, 0) + 1
-            warned_at = self._warned_at.get(name)
-            if warned_at is not None and now - warned_at < WARNING_SECONDS:
-                return
-            self._warned_at[name] = now
-        logger.warning(
-            "WebSocket %s refused with %d: %s has %d connections, as many as %s allows "
+        _refusals.log(
+            name,
+            "WebSocket %s refused with %d: %s has as many connections as %s allows, %d "
             "(client %s; %d refused so far)",
             connection.path,
             status,
             who,
-            limit,
             name,
+            limit,
             request.client_address or "unknown",
             refused,
         )

@@ -21,9 +21,12 @@ from django_ws.outbound import MESSAGE_OVERHEAD
 from django_ws.pubsub.envelope import Broadcast
 from django_ws.pubsub.hub import Hub
 from django_ws.pubsub.topics import check_topics
+from django_ws.throttled_log import ThrottledLog
 from django_ws.types import Event
 
 logger = logging.getLogger("django.ws.request")
+
+_unsendable = ThrottledLog(logger, logging.WARNING, "broadcasts that a codec could not send")
 
 
 class HasBackground(Protocol):
@@ -158,7 +161,8 @@ class Subscriptions:
 
     def _cannot_send(self, broadcast: Broadcast, error: Exception) -> None:
         self._connection.outbound.count_drop(error)
-        logger.warning(
+        _unsendable.log(
+            (broadcast.topic, type(self.codec)),
             "WebSocket %s: a broadcast to %r was not sent: %r",
             self._connection.path,
             broadcast.topic,

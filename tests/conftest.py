@@ -6,6 +6,7 @@ import pytest
 from django.conf import settings as django_settings
 from hypothesis import settings
 
+from django_ws import throttled_log
 from django_ws.testing import WebSocketClient
 
 # No deadline for one example: how long it takes depends on what else the machine does.
@@ -31,6 +32,11 @@ def patient_clients() -> Iterator[None]:
     defaults["timeout"] = 20.0
     yield
     defaults["timeout"] = 1.0
+
+
+@pytest.fixture(autouse=True)
+def log_is_not_throttled_by_other_tests() -> None:
+    throttled_log.reset_all()
 
 
 @pytest.fixture(autouse=True)

@@ -24,9 +24,8 @@ HTTP: dict[str, Any] = {"websocket.http.response": {}}
 
 
 @pytest.fixture(autouse=True)
-def warns_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an earlier test has warned of does not keep this one silent."""
-    monkeypatch.setattr(limits, "_warned_at", {})
+def counts_afresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an earlier test has counted does not count here."""
     monkeypatch.setattr(limits, "_refused", {})
 
 
@@ -642,8 +641,8 @@ async def test_a_flood_is_one_line_in_ten_seconds(
 ) -> None:
     def line(refused: int) -> str:
         return (
-            f"WebSocket /ws/ refused with {status}: {who} has 1 connections, as many as {setting} "
-            f"allows (client 127.0.0.1; {refused} refused so far)"
+            f"WebSocket /ws/ refused with {status}: {who} has as many connections as {setting} "
+            f"allows, 1 (client 127.0.0.1; {refused} refused so far)"
         )
 
     setattr(settings, setting, 1)
@@ -653,9 +652,11 @@ async def test_a_flood_is_one_line_in_ten_seconds(
                 await refused_with()
             assert caplog.messages == [line(1)]
             assert caplog.records[0].levelname == "WARNING"
-            monkeypatch.setattr(limits_module, "WARNING_SECONDS", 0.0)
+            monkeypatch.setattr("django_ws.throttled_log.SECONDS", 0.0)
+            limits_module._refusals.flush()
             await refused_with()
-            assert caplog.messages[1:] == [line(6)]
+            kind = "Further connections refused for a limit of their number"
+            assert caplog.messages[1:] == [f"{kind} in 0 s: 4. The last: {line(5)}", line(6)]
 
 
 async def test_the_log_names_the_user_by_the_key(
@@ -665,4 +666,4 @@ async def test_the_log_names_the_user_by_the_key(
     with route(Quiet):
         async with WebSocketClient(PATH, user=users[0], timeout=SECONDS):
             await refused_with(user=users[0])
-    assert f"429: user {users[0].pk} has 1 connections" in caplog.messages[0]
+    assert f"429: user {users[0].pk} has as many connections" in caplog.messages[0]

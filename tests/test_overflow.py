@@ -173,7 +173,7 @@ async def test_the_warning_names_path_count_and_policy(
         for number in range(3):
             peer.handler.send(number)
         (line,) = warnings_in(caplog)
-        for part in ("/ws/", "1 messages dropped", repr(handler_class.send_overflow)):
+        for part in ("/ws/", "messages dropped so far: 1", repr(handler_class.send_overflow)):
             assert part in line
 
 
@@ -184,7 +184,7 @@ async def test_drops_are_warned_about_again_later(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("django_ws.connection.DROP_WARNING_SECONDS", 0.0)
+    monkeypatch.setattr("django_ws.throttled_log.SECONDS", 0.0)
     settings.WS_SEND_BUFFER = 250
     async with Peer(handler_class) as peer:
         peer.block()

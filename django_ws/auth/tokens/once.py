@@ -12,8 +12,11 @@ from django.core.cache.backends.filebased import FileBasedCache
 from django.core.cache.backends.locmem import LocMemCache
 
 from django_ws.thread_caches import cache_of_thread
+from django_ws.throttled_log import ThrottledLog
 
 logger = logging.getLogger("django.ws")
+
+_not_kept = ThrottledLog(logger, logging.ERROR, "tickets refused, since the cache keeps nothing")
 
 TRY_SECONDS = 1.0
 PAUSE_SECONDS = 0.02, 0.1  # between two tries: at random, so that two processes part
@@ -39,9 +42,10 @@ def is_first(key: str, seconds: float) -> bool:
             return False
         # A transaction of the database was in the way: Django's cache says no more than False.
         time.sleep(random.uniform(*PAUSE_SECONDS))
-    logger.error(
+    _not_kept.log(
+        "default",
         "CACHES['default'] does not keep what is added to it, so that a ticket was refused: is "
-        "its server down, or its database locked?"
+        "its server down, or its database locked?",
     )
     return False
 
