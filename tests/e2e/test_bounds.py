@@ -101,7 +101,7 @@ def test_a_full_process_answers_503_and_takes_the_next_when_one_has_gone(small: 
             client.send("2")
             assert client.recv(5) == "2"
         small.ended()
-    small.wait_for_log("WARNING", "refused with 503: this process has 2 connections")
+    small.wait_for_log("WARNING", "refused with 503: this process has as many connections")
 
 
 def half_a_handshake(port: int) -> socket.socket:
