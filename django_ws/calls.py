@@ -13,10 +13,10 @@ from asgiref.sync import sync_to_async
 from django.core.exceptions import BadRequest, PermissionDenied, SuspiciousOperation
 from django.http import Http404
 
-from django_ws.close_codes import CloseCode
+from django_ws.close_codes import CloseCode, close_code_of
 from django_ws.codecs import Codec
 from django_ws.connection import CONNECTING, OPEN, Connection
-from django_ws.exceptions import ConnectionClosed, MessageDropped, Reject
+from django_ws.exceptions import ConnectionClosed, InvalidMessage, MessageDropped, Reject
 from django_ws.hooks import Hooks
 from django_ws.reporting import debug_reason, report_error
 from django_ws.request import WebSocketRequest
@@ -25,6 +25,8 @@ from django_ws.throttled_log import ThrottledLog
 logger = logging.getLogger("django.ws.request")
 
 _suspicious = ThrottledLog(logger, logging.WARNING, "suspicious handshakes")
+_invalid = ThrottledLog(logger, logging.WARNING, "messages that a handler found invalid")
+_refusals = ThrottledLog(logger, logging.WARNING, "connections closed by what a hook raised")
 
 MIDDLEWARE = "the middleware"
 LOG_IN = "the check of the log-in"
@@ -111,21 +113,12 @@ class Calls:
             logger.debug("WebSocket %s: %s ended by the close", connection.path, place)
         elif is_answered and isinstance(error, MessageDropped):  # counted and warned of already
             logger.debug("WebSocket %s: %s ended by an overflow", connection.path, place)
-        elif isinstance(error, Reject):
-            self._reject(error)
-        elif connection.state is CONNECTING and isinstance(error, PermissionDenied | Http404):
-            self._reject(Reject(403 if isinstance(error, PermissionDenied) else 404))
-        elif connection.state is CONNECTING and isinstance(error, SuspiciousOperation | BadRequest):
-            # The client's fault, as undecodable data is: no traceback, and no mail.
-            name = type(error).__name__
-            _suspicious.log(
-                (connection.path, name, place),
-                "WebSocket %s refused with 400: %s in %s",
-                connection.path,
-                name,
-                place,
-            )
-            self._reject(Reject(400, HTTPStatus(400).phrase))
+        elif is_answered and isinstance(error, InvalidMessage):
+            path = connection.path
+            _invalid.log((path, place), "WebSocket %s: %s (in %s)", path, error, place)
+            await self.call("on_invalid_message", error)
+        elif (rejection := _rejection_of(error)) is not None:
+            self._reject(place, error, rejection)
         else:
             await self.report(place, error)
             if place not in _WITHOUT_ON_ERROR:
@@ -140,14 +133,47 @@ class Calls:
         handler = self._handler
         await report_error(type(handler), handler.request, handler.id, place, error)
 
-    def _reject(self, rejection: Reject) -> None:
-        connection = self._connection
+    def _reject(self, place: str, error: BaseException, rejection: Reject) -> None:
+        """Not the site's fault: no traceback, and no mail to the administrators."""
+        connection, path, name = self._connection, self._connection.path, type(error).__name__
         if connection.state is CONNECTING:
+            if rejection.status == 400 and rejection is not error:
+                _suspicious.log(
+                    (path, name, place),
+                    "WebSocket %s refused with 400: %s in %s",
+                    path,
+                    name,
+                    place,
+                )
             connection.refuse(rejection.status, rejection.reason, rejection.headers)
         elif connection.state is OPEN:
-            code = 4000 + rejection.status
-            known = code in list(CloseCode)
-            connection.close(code if known else CloseCode.POLICY_VIOLATION, rejection.reason)
+            code = close_code_of(rejection.status)
+            _refusals.log(
+                (path, name, place),
+                "WebSocket %s closed with %d: %s in %s",
+                path,
+                code,
+                name,
+                place,
+            )
+            connection.close(code, rejection.reason)
+        else:
+            logger.debug("WebSocket %s: %r in %s, after the end", path, error, place)
+
+
+def _rejection_of(error: BaseException) -> Reject | None:
+    """What Django's own exceptions for a refused request mean here, as in a view."""
+    match error:
+        case Reject():
+            return error
+        case PermissionDenied():
+            return Reject(403)
+        case Http404():
+            return Reject(404)
+        case SuspiciousOperation() | BadRequest() | InvalidMessage():
+            return Reject(400, HTTPStatus(400).phrase)
+        case _:
+            return None
 
 
 def _is_being_cancelled() -> bool:

@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 
 from django_ws import conf
 from django_ws.acting import Failed, act, current_task_of, done
-from django_ws.close_codes import is_sendable
+from django_ws.close_codes import close_code_of, is_sendable, status_of
 from django_ws.exceptions import (
     ConnectionClosed,
     MessageDropped,
@@ -27,6 +27,7 @@ from django_ws.frame_extension import extension_of
 from django_ws.inbound import STOPPED, Inbound
 from django_ws.outbound import MESSAGE_OVERHEAD, Outbound, data_size
 from django_ws.printable import printable
+from django_ws.retry import retry_after
 from django_ws.sync import SyncWork, own_sync_work
 from django_ws.throttled_log import ThrottledLog
 from django_ws.types import ASGIApplication, Event, Receive, Scope, Send
@@ -104,11 +105,13 @@ class Connection:
         status: int,
         body: str = "",
         headers: Iterable[tuple[str, str]] = (),
+        close: tuple[int, str] | None = None,
     ) -> Awaitable[None]:
         """Answer the handshake with an HTTP status; nothing opens. Later calls do nothing.
 
         Servers without the extension ``websocket.http.response`` answer 403 whatever the status.
-        With ``refuse_after_accept`` the socket is accepted and closed with 4000 + status.
+        With ``refuse_after_accept`` the socket is accepted and closed: with the code and the
+        reason of ``close``, by default 4000 + status and the body.
         """
         if self.state is REFUSED:
             return self._closing
@@ -129,7 +132,7 @@ class Connection:
         if self.refuse_after_accept:
             if not self._is_accepted:
                 self._put_accept()
-            self._closing = self._put_close(1011 if status == 500 else 4000 + status, body)
+            self._closing = self._put_close(*(close or (close_code_of(status), body)))
             return self._closing
         if "websocket.http.response" not in (self.scope.get("extensions") or {}):
             self._closing = self.outbound.put({"type": "websocket.close", "code": 1000})
@@ -354,7 +357,9 @@ class Connection:
 
     def _close(self, code: int, reason: str) -> Awaitable[None]:
         if self.state is CONNECTING:
-            return self.refuse(code - 4000 if 4400 <= code < 4600 else 403)
+            status = status_of(code)
+            headers = [("Retry-After", str(retry_after()))] if status == 503 else []
+            return self.refuse(status, reason, headers, close=(code, reason))
         if self.state is OPEN or self.state is HANDED_OVER:
             self._closing = self._put_close(code, reason)
             self._ended(CLOSED, code, reason)

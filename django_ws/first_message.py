@@ -15,7 +15,7 @@ from asgiref.sync import sync_to_async
 from django_ws import conf
 from django_ws.admission import admission_of
 from django_ws.connection import CONNECTING
-from django_ws.exceptions import ConnectionClosed, DecodeError
+from django_ws.exceptions import ConnectionClosed, DecodeError, InvalidMessage
 from django_ws.frames import without_frames
 from django_ws.limits import limits
 from django_ws.outbound import data_size
@@ -55,7 +55,7 @@ class FirstMessage(Restarting):
         login = None
         try:
             login = await self._login_of(event)
-        except DecodeError:
+        except (DecodeError, InvalidMessage):
             pass
         except Exception as error:
             await self.calls.failed("authenticate_first", without_frames(error))

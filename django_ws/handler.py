@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, cast
@@ -13,10 +14,11 @@ from django.utils.timezone import now
 from django_ws import conf
 from django_ws.acting import Done, Failed, act, done
 from django_ws.codecs import Codec, JSONCodec, TextCodec
-from django_ws.connection import OPEN, Connection, Overflow
-from django_ws.exceptions import DecodeError, EncodeError, Reject, StateError
+from django_ws.connection import CONNECTING, OPEN, Connection, Overflow
+from django_ws.exceptions import DecodeError, EncodeError, InvalidMessage, Reject, StateError
 from django_ws.hooks import Hooks, hooks_of
 from django_ws.lifecycle import Life
+from django_ws.printable import printable
 from django_ws.pubsub.envelope import seal
 from django_ws.pubsub.hubs import hub_of
 from django_ws.pubsub.topics import check_topics
@@ -29,6 +31,11 @@ from django_ws.tasks import (
     sleep_loop,
     too_late,
 )
+from django_ws.throttled_log import ThrottledLog
+
+logger = logging.getLogger("django.ws.request")
+
+_closed_early = ThrottledLog(logger, logging.INFO, "calls of close() before the accept")
 
 PING_TASK = "ping"
 _text = TextCodec()
@@ -131,6 +138,13 @@ class WebSocketHandler:
     def on_decode_error(self, error: DecodeError) -> Any:
         """The client sent what the codec cannot decode. By default: close with 1007."""
         return self.close(1007, error.reason)
+
+    def on_invalid_message(self, error: InvalidMessage) -> Any:
+        """A hook has raised ``InvalidMessage``. By default: close with 1008 and its reason.
+
+        Where this does not close, the next message is handled as always.
+        """
+        return self.close(1008, error.reason)
 
     def on_rate_limited(self) -> Any:
         """The client sent more than ``rate_limit`` allows. By default: close with 4429.
@@ -258,8 +272,22 @@ class WebSocketHandler:
         """Close; what was sent before goes out before. The first close counts.
 
         ``code`` is 1000 to 1014 (without 1004 to 1006) or 3000 to 4999, else ``ValueError``;
-        ``reason`` is cut to 123 bytes of UTF-8. Before the accept it rejects with 403.
+        ``reason`` is cut to 123 bytes of UTF-8. Before the accept it refuses the handshake, with
+        the reason as the body: codes from 4400 to 4599 with ``code - 4000``, 1012 and 1013 with
+        503, others with 403. With ``reject_with = "close"`` the client gets the code itself.
         """
+        if self._connection.state is CONNECTING and self.reject_with != "close":
+            path = self._connection.path
+            _closed_early.log(
+                (path, code),
+                "WebSocket %s: close(%d, %r) before the accept refuses the handshake with an HTTP "
+                "status, and browsers see 1006. To let clients see the code and the reason, set "
+                'reject_with = "close" on %s.',
+                path,
+                code,
+                printable(reason),
+                type(self).__qualname__,
+            )
         return self._connection.close(code, reason)
 
     def reject(

@@ -19,6 +19,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "on_close": (),
     "on_error": ("error",),
     "on_decode_error": ("error",),
+    "on_invalid_message": ("error",),
     "on_rate_limited": (),
     "on_task_error": ("error",),
     "on_broadcast": ("topic", "message"),

@@ -20,7 +20,13 @@ from django_ws.bounds import Bounds, bounds_of
 from django_ws.calls import LOG_IN, MIDDLEWARE
 from django_ws.close_codes import CloseCode
 from django_ws.connection import CONNECTING, HANDED_OVER, OPEN, REFUSED
-from django_ws.exceptions import BroadcastError, ConnectionClosed, DecodeError, MessageDropped
+from django_ws.exceptions import (
+    BroadcastError,
+    ConnectionClosed,
+    DecodeError,
+    InvalidMessage,
+    MessageDropped,
+)
 from django_ws.first_message import FirstMessage
 from django_ws.inbound import STOPPED
 from django_ws.outbound import data_size
@@ -222,7 +228,7 @@ class Life(FirstMessage):
                 except (Exception, asyncio.CancelledError) as error:
                     await calls.failed(calls.place, error)
                     calls.place = "on_message"
-                    if not isinstance(error, ConnectionClosed | MessageDropped):
+                    if not isinstance(error, ConnectionClosed | InvalidMessage | MessageDropped):
                         return
                 finally:
                     del busy[inbound]
