@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from contextvars import Context
 from http import HTTPStatus
 from typing import Any, ClassVar, Literal, Protocol
 
-from asgiref.sync import sync_to_async
+from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.core.exceptions import BadRequest, PermissionDenied, SuspiciousOperation
 from django.http import Http404
 
@@ -39,6 +41,7 @@ class Handler(Protocol):
 
     PROCESS_CANCEL_ERRORS: bool
     codec: Codec
+    concurrent_broadcasts: bool
     first_message_seconds: float
     hooks: ClassVar[Hooks]
     idle_timeout: float | None
@@ -67,28 +70,44 @@ class Handler(Protocol):
 
 
 class Calls:
-    """The calls into one handler. ``place`` names what runs now, for the log."""
+    """The calls into one handler. ``place`` names what runs now, for the log.
 
-    __slots__ = ("_connection", "_handler", "place")
+    Hooks do not overlap. ``turns`` is locked while one runs; it is None where no other task than
+    the connection's own calls any. ``context`` is that of the connection: every hook runs in it.
+    """
+
+    __slots__ = ("_connection", "_handler", "context", "place", "turns")
 
     def __init__(self, handler: Handler, connection: Connection) -> None:
         self._handler = handler
         self._connection = connection
         self.place = MIDDLEWARE
+        self.context: Context | None = None  # as long as only the middleware runs
+        self.turns: asyncio.Lock | None = None
+
+    def take_turns(self, *, is_locked: bool) -> None:
+        """From now on hooks are called from several tasks; ``is_locked``: one runs right now."""
+        if self.turns is None:
+            self.turns = asyncio.Lock()
+            if is_locked:
+                with suppress(StopIteration):  # it is free, so nothing is waited for
+                    self.turns.acquire().send(None)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait until no other hook runs, and let none run meanwhile."""
+        if self.turns is not None:
+            await self.turns.acquire()
+        try:
+            yield
+        finally:
+            if self.turns is not None:  # the hook may have made it
+                self.turns.release()
 
     def function(self, name: str) -> Callable[..., Awaitable[Any]]:
         """A hook as a coroutine function, in a thread where it is a plain function."""
         function: Callable[..., Any] = getattr(self._handler, name)
-        if name not in self._handler.hooks.sync:
-            return function
-        in_thread = sync_to_async(function)
-
-        async def hook(*args: Any) -> None:
-            result = await in_thread(*args)
-            if inspect.isawaitable(result):  # a plain function around a coroutine function
-                await result
-
-        return hook
+        return _threaded(function) if name in self._handler.hooks.sync else function
 
     async def call(self, name: str, *args: Any) -> None:
         """Run one hook; an exception in it is answered. Only cancellations come out."""
@@ -96,11 +115,24 @@ class Calls:
         await self.call_beside(name, *args)
 
     async def call_beside(self, name: str, *args: Any) -> None:
-        """As ``call``, while another hook may be running: ``place`` stays that one's."""
+        """As ``call``, from another task than the connection's own: ``place`` stays as it is."""
+        await self.call_function(name, self.function(name), *args)
+
+    async def call_topic_handler(
+        self, function: Callable[[str, Any], Any], topic: str, message: Any
+    ) -> None:
+        """As ``call_beside``, for what was given to ``subscribe``."""
+        if not iscoroutinefunction(function):
+            function = _threaded(function)
+        await self.call_function(f"the handler of the topic {topic!r}", function, topic, message)
+
+    async def call_function(
+        self, place: str, function: Callable[..., Awaitable[Any]], *args: Any
+    ) -> None:
         try:
-            await self.function(name)(*args)
+            await function(*args)
         except (Exception, asyncio.CancelledError) as error:
-            await self.failed(name, error)
+            await self.failed(place, error)
 
     async def failed(self, place: str, error: BaseException) -> None:
         """Answer an exception in the user's code; raise a cancellation of the connection again."""
@@ -174,6 +206,18 @@ def _rejection_of(error: BaseException) -> Reject | None:
             return Reject(400, HTTPStatus(400).phrase)
         case _:
             return None
+
+
+def _threaded(function: Callable[..., Any]) -> Callable[..., Awaitable[None]]:
+    """A plain function as a coroutine function that runs it in a thread."""
+    in_thread = sync_to_async(function)
+
+    async def hook(*args: Any) -> None:
+        result = await in_thread(*args)
+        if inspect.isawaitable(result):  # a plain function around a coroutine function
+            await result
+
+    return hook
 
 
 def _is_being_cancelled() -> bool:

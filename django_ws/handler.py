@@ -63,6 +63,7 @@ class WebSocketHandler:
     topics: Sequence[str] = ()  # joined from the start
     using: str = "default"  # the alias of WS_BROADCAST
     reject_with: Literal["http", "close"] = "http"
+    concurrent_broadcasts: bool = False  # on_broadcast and on_broadcast_gap may overlap others
     PROCESS_CANCEL_ERRORS = False
 
     first_message_seconds: float = 10.0
@@ -164,24 +165,28 @@ class WebSocketHandler:
     def on_broadcast(self, topic: str, message: Any) -> Any:
         """A broadcast to a topic that this connection has joined. By default: send it on.
 
-        One at a time, in order; it may overlap ``on_message``. Without this hook the encoded
-        data goes to the client without a copy for each connection, which is much faster.
+        One at a time, in order, and in turn with the other hooks: while ``on_message`` runs,
+        broadcasts wait, within ``WS_SEND_BUFFER``. With ``concurrent_broadcasts = True`` it may
+        overlap them. Without this hook the encoded data goes to the client without a copy for
+        each connection, which is much faster, and waits for no hook.
         """
         return self.send(message)
 
     def on_broadcast_gap(self, topics: frozenset[str]) -> Any:
         """Broadcasts to these topics may not have arrived: the backend was away for a while.
 
-        It is back when this is called, in turn with ``on_broadcast``.
+        It is back when this is called, in turn with the other hooks and with ``on_broadcast``,
+        which gets later broadcasts after it. Those that no hook gets are sent on meanwhile.
         """
         return _nothing_to_do
 
     def on_restart(self) -> Any:
         """The server is about to end: the last word to the client may be said here.
 
-        Called as soon as it is known, and beside ``on_message``; the connection stays open,
-        and goes on as always, until its turn comes to be closed with 1012, within
-        ``WS_DRAIN_SECONDS`` and not before this has returned. Only ``runws`` can call it.
+        Called as soon as it is known and no other hook runs; the connection stays open, and goes
+        on as always, until its turn comes to be closed with 1012, within ``WS_DRAIN_SECONDS``
+        and not before this has returned. Only ``runws`` can call it. A hook that runs for long
+        looks at ``restarting``.
         """
         return _nothing_to_do
 
@@ -235,6 +240,11 @@ class WebSocketHandler:
     @property
     def close_reason(self) -> str:
         return self._connection.close_reason
+
+    @property
+    def restarting(self) -> bool:
+        """Whether the server is about to end: a hook that runs for long should come to its end."""
+        return self._life is not None and self._life.is_restarting
 
     @property
     def subprotocol(self) -> str | None:
@@ -310,13 +320,21 @@ class WebSocketHandler:
 
     @property
     def subscriptions(self) -> frozenset[str]:
-        """The topics that are joined now."""
+        """The topics that are joined now; once the connection has begun to end, and so in
+        ``on_close``, those that were joined then.
+        """
         life = self._life
         return life.topics if life is not None else frozenset()
 
-    def subscribe(self, topics: str | Iterable[str]) -> Awaitable[None]:
+    def subscribe(
+        self, topics: str | Iterable[str], handler: Callable[[str, Any], Any] | None = None
+    ) -> Awaitable[None]:
         """Join a topic, or several. Awaiting returns when the backend has confirmed: nothing
         that is broadcast after that is missed.
+
+        ``handler(topic, message)``, ``async def`` or ``def``, is called for what arrives on these
+        topics, in turn with the hooks; ``on_broadcast`` is not, and nothing is sent on. Other
+        topics stay as fast as they are. Joining again replaces the handler.
 
         Raises ``InvalidTopic``, ``TooManyTopics`` (``WS_MAX_TOPICS``) and ``TopicForbidden``
         (``may_subscribe``) at the call; awaiting raises ``BroadcastError`` after 5 s if the
@@ -327,7 +345,7 @@ class WebSocketHandler:
         def join() -> Awaitable[None]:
             if self._life is None:
                 return Failed(self._connection.closed_error())
-            return self._life.subscriptions.join(topics)
+            return self._life.subscriptions.join(topics, handler)
 
         return act(self._connection.loop, "subscribe", join)
 

@@ -28,6 +28,8 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "get_topics": (),
     "may_subscribe": ("topic",),
 }
+# Called from other tasks than the connection's own, which must wait for their turn:
+BESIDE = {"on_broadcast", "on_broadcast_gap", "on_restart"}
 # Never in a thread, even as a plain function:
 IN_THE_LOOP = {"on_task_error", "get_topics", "may_subscribe"}
 
@@ -38,6 +40,11 @@ class Hooks:
 
     overridden: frozenset[str]
     sync: frozenset[str]
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether a hook may be called while another one of the same connection runs."""
+        return not BESIDE.isdisjoint(self.overridden)
 
 
 def hooks_of(handler_class: type, base: type) -> Hooks:

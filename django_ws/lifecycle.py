@@ -14,7 +14,7 @@ from collections.abc import Awaitable
 from types import TracebackType
 
 from django_ws import conf
-from django_ws.acting import Done, current_task, done
+from django_ws.acting import Done, current_task, done, own_context
 from django_ws.admission import admission_of
 from django_ws.bounds import Bounds, bounds_of
 from django_ws.calls import LOG_IN, MIDDLEWARE
@@ -99,6 +99,7 @@ class Life(FirstMessage):
                     await connection.settle()
             finally:
                 self._set_timer(None)
+                self.calls.context = None
                 connection.release()
                 self.handler._let_go()
 
@@ -138,6 +139,9 @@ class Life(FirstMessage):
         servers_task, connection.task = connection.task, current_task() or connection.task
         bounds: Bounds | None = None
         try:
+            calls.context = await own_context()
+            if connection.state is not CONNECTING:
+                return
             if "authenticate_first" in handler.hooks.overridden:
                 if not await self._log_in_by_first_message():
                     return
@@ -172,6 +176,8 @@ class Life(FirstMessage):
             if "on_open" in handler.hooks.overridden:
                 await calls.call("on_open")
             self._is_started = True
+            if handler.hooks.takes_turns:
+                calls.take_turns(is_locked=False)
             if self._subscriptions is not None:
                 self._subscriptions.release()
             inbound = connection.inbound
@@ -210,6 +216,8 @@ class Life(FirstMessage):
                 busy[inbound] = False  # as inbound.hook_starts(), without the calls
                 if watch.timer is None:
                     watch.start()
+                if calls.turns is not None and not await self._turn_comes(calls.turns):
+                    continue
                 try:
                     if takes_bytes and isinstance(data, bytes):
                         calls.place = "on_bytes"
@@ -232,6 +240,8 @@ class Life(FirstMessage):
                         return
                 finally:
                     del busy[inbound]
+                    if calls.turns is not None:  # the hook may have made it
+                        calls.turns.release()
         except asyncio.CancelledError:
             if not self._take_back_cancel():
                 connection.close(CloseCode.GOING_AWAY)
@@ -243,6 +253,24 @@ class Life(FirstMessage):
                 connection.close(CloseCode.INTERNAL_ERROR)
             await self._finish()
             connection.task = servers_task
+
+    async def _turn_comes(self, turns: asyncio.Lock) -> bool:
+        """Wait until no other hook runs. False if we have closed meanwhile: what came before is
+        not handled then.
+        """
+        inbound, calls = self.connection.inbound, self.calls
+        place, calls.place = calls.place, "on_broadcast"
+        try:
+            await turns.acquire()
+        except BaseException:
+            inbound.hook_ends()
+            raise
+        calls.place = place
+        if inbound.stopped:
+            turns.release()
+            inbound.hook_ends()
+            return False
+        return True
 
     def _log_in(self) -> Awaitable[bool]:
         """Register the log-in, then look once more whether it still holds.

@@ -24,6 +24,7 @@ class Restarting(Ending):
 
     def tell_of_restart(self) -> asyncio.Task[None] | None:
         """Call ``on_restart``; None where nobody overrides it, or it is not open."""
+        self.is_restarting = True
         if self.connection.state is OPEN and "on_restart" in self.handler.hooks.overridden:
             return self.background.start(self._call_on_restart(), "on_restart")
         return None
@@ -32,8 +33,9 @@ class Restarting(Ending):
         # on_open comes first; an event for its end would be memory for every connection.
         while not self._is_started and self.connection.state is OPEN:  # noqa: ASYNC110
             await asyncio.sleep(LOOK_SECONDS)
-        if self.connection.state is OPEN:
-            await self.calls.call_beside("on_restart")
+        async with self.calls.turn():
+            if self.connection.state is OPEN:
+                await self.calls.call_beside("on_restart")
 
     def restart(self, told: asyncio.Task[None] | None = None) -> None:
         """End with 1012: when ``told`` and the running hook are done, or ``WS_CLOSE_TIMEOUT``

@@ -118,24 +118,18 @@ async def test_a_handler_without_the_hook_is_closed_all_the_same() -> None:
         assert peer.closes == [RESTARTING]
 
 
-async def test_the_hook_runs_beside_a_message_whose_answer_goes_out_before_the_close() -> None:
-    go_on = asyncio.Event()
-
+async def test_the_last_word_comes_after_the_hook_that_runs_which_can_see_the_restart() -> None:
     class Handler(Telling):
         async def on_message(self, message: Any) -> None:
-            await go_on.wait()
-            await self.send(f"done with {message}")
+            before = self.restarting
+            await until(lambda: self.restarting)
+            await self.send(f"done with {message} {before}")
 
     async with Peer(Handler) as peer:
         peer.say("1")
         await until(lambda: peer.received == 2)
-        draining = begin()
-        await until(lambda: peer.texts == ['"last word"'])
-        await turns()
-        assert peer.closes == []
-        go_on.set()
-        await ended(draining)
-        assert peer.texts == ['"last word"', '"done with 1"']
+        await ended(begin())
+        assert peer.texts == ['"done with 1 False"', '"last word"']
         assert peer.closes == [RESTARTING]
         assert Handler.codes == [1012]
 
