@@ -14,11 +14,10 @@ from concurrent.futures import Future
 from contextvars import Context
 from typing import Any, Generic, TypeVar
 
+from django_ws import conf
 from django_ws.exceptions import ConnectionClosed, SendTimeout
 
 T = TypeVar("T")
-
-BLOCKING_CALL_SECONDS = 10.0
 
 
 class Done(Awaitable[T], Generic[T]):
@@ -168,17 +167,18 @@ def act(
     """Start an action in ``loop`` from wherever this is called.
 
     ``start`` is called once, in the loop. In a thread without an event loop this blocks until
-    the action is over, at most 10 s, and raises ``SendTimeout`` (the action goes on) after
-    that, or whatever the action raised.
+    the action is over, at most ``WS_SEND_TIMEOUT``, and raises ``SendTimeout`` (the action goes
+    on) after that, or whatever the action raised.
     """
     try:
         running = asyncio.get_running_loop()
     except RuntimeError:
         result = _submit(loop, start)
+        seconds = conf.get().ws_send_timeout
         try:
-            return Done(result.result(BLOCKING_CALL_SECONDS))
+            return Done(result.result(seconds))
         except TimeoutError:
-            raise SendTimeout(name, BLOCKING_CALL_SECONDS) from None
+            raise SendTimeout(name, seconds) from None
     if running is loop:
         return start()
     return Elsewhere(_submit(loop, start))

@@ -40,6 +40,7 @@ class Handler(Protocol):
     """What the machinery needs of the user's handler, besides its hooks."""
 
     PROCESS_CANCEL_ERRORS: bool
+    accept_headers: Sequence[tuple[str, str]]
     codec: Codec
     concurrent_broadcasts: bool
     first_message_seconds: float
@@ -208,14 +209,14 @@ def _rejection_of(error: BaseException) -> Reject | None:
             return None
 
 
-def _threaded(function: Callable[..., Any]) -> Callable[..., Awaitable[None]]:
+def _threaded(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
     """A plain function as a coroutine function that runs it in a thread."""
     in_thread = sync_to_async(function)
 
-    async def hook(*args: Any) -> None:
+    async def hook(*args: Any) -> Any:
         result = await in_thread(*args)
-        if inspect.isawaitable(result):  # a plain function around a coroutine function
-            await result
+        # It may be a plain function around a coroutine function.
+        return await result if inspect.isawaitable(result) else result
 
     return hook
 

@@ -24,6 +24,7 @@ from django_ws.exceptions import (
     WebSocketError,
 )
 from django_ws.frame_extension import extension_of
+from django_ws.headers import encoded_headers
 from django_ws.inbound import STOPPED, Inbound
 from django_ws.outbound import MESSAGE_OVERHEAD, Outbound, data_size
 from django_ws.printable import printable
@@ -67,7 +68,7 @@ class Connection:
 
     __slots__ = (
         "__weakref__", "_closed_future", "_closing", "_is_accepted", "_send", "_sender", "_thread",
-        "close_code", "close_reason", "inbound", "loop", "on_closing", "outbound",
+        "accept_headers", "close_code", "close_reason", "inbound", "loop", "on_closing", "outbound",
         "overflow", "refuse_after_accept", "scope", "state", "subprotocol", "subprotocols",
         "sync_work", "task", "token_subprotocol",
     )  # fmt: skip
@@ -80,7 +81,7 @@ class Connection:
         self._send = send
         self._thread = self.inbound.watch.thread
         self._sender: object = _NOBODY  # the task that may drive the server's send
-        self.sync_work = SyncWork()
+        self.sync_work = SyncWork(self.path)
         own_sync_work(self.sync_work)  # before the outbound buffer keeps this context
         self.outbound = Outbound(
             send, loop, conf.get().ws_send_buffer, scope["path"], extension_of(scope, send)
@@ -91,6 +92,7 @@ class Connection:
         self.subprotocol: str | None = None
         self.subprotocols: Sequence[str] = ()  # those that may be answered
         self.token_subprotocol: str | None = None  # answered for want of others, and told nobody
+        self.accept_headers: Sequence[tuple[str, str]] = ()
         self._is_accepted = False  # early, while the state is still CONNECTING
         self.refuse_after_accept = False  # so that browsers can read the status
         self.overflow: Overflow = "close"
@@ -124,10 +126,9 @@ class Connection:
             "headers": [
                 (b"content-type", b"text/plain; charset=utf-8"),
                 (b"content-length", str(len(content)).encode()),
-                *((name.lower().encode("latin-1"), value.encode("latin-1"))
-                  for name, value in headers),
+                *encoded_headers(headers),
             ],
-        }  # fmt: skip
+        }
         self._ended(REFUSED, 1006, "")
         if self.refuse_after_accept:
             if not self._is_accepted:
@@ -164,6 +165,8 @@ class Connection:
 
     def _put_accept(self) -> Awaitable[None]:
         event: Event = {"type": "websocket.accept"}
+        if self.accept_headers:
+            event["headers"] = encoded_headers(self.accept_headers)
         offered = self.scope.get("subprotocols") or ()
         for name in self.subprotocols:
             if name in offered:

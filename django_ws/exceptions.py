@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from django_ws.headers import checked_headers
 from django_ws.printable import printable
 
 
@@ -66,12 +67,7 @@ class Reject(WebSocketError):
             raise ValueError(f"Reject(status={status!r}): use an HTTP error status, 400 to 599")
         self.status = status
         self.reason = reason
-        self.headers = tuple(headers)
-        for name, value in self.headers:
-            if not (isinstance(name, str) and isinstance(value, str)):
-                raise TypeError(f"Reject(headers=...): {name!r}: {value!r} is not a pair of str")
-            if not (name + value).isprintable() or max(map(ord, name + value)) > 255:
-                raise ValueError(f"Reject(headers=...): {name!r}: {value!r} cannot be sent")
+        self.headers = checked_headers("Reject(headers=...)", headers)
         super().__init__(f"handshake refused with {status}{': ' + reason if reason else ''}")
 
 

@@ -17,6 +17,7 @@ from django_ws.admission import admission_of
 from django_ws.connection import CONNECTING
 from django_ws.exceptions import ConnectionClosed, DecodeError, InvalidMessage
 from django_ws.frames import without_frames
+from django_ws.headers import checked_headers
 from django_ws.limits import limits
 from django_ws.outbound import data_size
 from django_ws.restarting import Restarting
@@ -40,6 +41,11 @@ class FirstMessage(Restarting):
         seconds = self.handler.first_message_seconds
         self._set_timer(connection.loop.call_later(seconds, self._no_first_message))
         admission_of(connection.loop).leave(connection)  # clients that say nothing hold no place
+        try:
+            self._set_accept_headers()
+        except Exception as error:
+            await self.calls.failed("accept_headers", error)
+            return False
         try:
             await connection.accept_early()
         except ConnectionClosed:
@@ -69,6 +75,13 @@ class FirstMessage(Restarting):
         request.login, request.user = login, login.user
         limits.admit(connection, request)
         return connection.state is CONNECTING
+
+    def _set_accept_headers(self) -> None:
+        """Raises ``TypeError`` or ``ValueError`` for headers that cannot be sent."""
+        given = self.handler.accept_headers
+        if given:
+            place = f"{type(self.handler).__qualname__}.accept_headers"
+            self.connection.accept_headers = checked_headers(place, given)
 
     async def _login_of(self, event: Event) -> Login | None:
         data = event.get("text")

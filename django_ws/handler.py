@@ -7,7 +7,9 @@ import json
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Literal, cast
+from weakref import WeakMethod
 
 from django.utils.timezone import now
 
@@ -50,12 +52,13 @@ class WebSocketHandler:
 
     Every acting method (``send``, ``close``, ``reject``, ``start_task``, ``cancel_task``)
     starts at the call and may be called from any thread. In the event loop it may be awaited
-    or not; in a sync hook or another thread it blocks until done, at most 10 s (then
-    ``SendTimeout``). Cancelling who awaits it does not take the action back.
+    or not; in a sync hook or another thread it blocks until done, at most ``WS_SEND_TIMEOUT``
+    (10 s; then ``SendTimeout``). Cancelling who awaits it does not take the action back.
     """
 
     codec: Codec = JSONCodec()
     subprotocols: Sequence[str] = ()
+    accept_headers: Sequence[tuple[str, str]] = ()  # more headers of the accept, pairs of str
     max_message_size: int | None = None  # bytes; WS_MAX_MESSAGE_SIZE where None
     rate_limit: str | Literal[False] | None = None  # "20/s"; WS_RATE_LIMIT where None
     idle_timeout: float | None = None  # seconds without a message from the client
@@ -86,6 +89,8 @@ class WebSocketHandler:
         self.args = args
         self.kwargs = kwargs
         self._connection = connection
+        if "unit_of_work" in self.hooks.overridden:
+            connection.sync_work.around = WeakMethod(self.unit_of_work)
         connection.overflow = self.send_overflow
         connection.subprotocols = self.subprotocols
         connection.refuse_after_accept = self.reject_with == "close"
@@ -123,6 +128,13 @@ class WebSocketHandler:
 
     def on_bytes(self, data: bytes) -> Any:
         """The raw data of a binary frame; without this hook the codec decodes it too."""
+        return _nothing_to_do
+
+    def on_text(self, text: str) -> Any:
+        """The raw text of a text frame, before the codec: for clients that send a bare ``ping``
+        beside JSON, for example. Returns True where that is all: otherwise the codec decodes it,
+        and ``on_message`` gets it.
+        """
         return _nothing_to_do
 
     def on_close(self) -> Any:
@@ -206,6 +218,16 @@ class WebSocketHandler:
         topic is refused with 403.
         """
         return True
+
+    def unit_of_work(self) -> AbstractContextManager[Any] | None:
+        """What surrounds each unit of this connection's sync work: each sync hook, each call of
+        ``sync_to_async`` and each query of the async ORM. None, as by default, is nothing.
+
+        Called in the thread, never ``async def``. For what belongs to a thread's database
+        connection and not to the context: ``return tenant_context(self.tenant)``. Also the checks
+        of the connection's log-in run in it.
+        """
+        return None
 
     # State
 

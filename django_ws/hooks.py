@@ -16,6 +16,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "on_open": (),
     "on_message": ("message",),
     "on_bytes": ("data",),
+    "on_text": ("text",),
     "on_close": (),
     "on_error": ("error",),
     "on_decode_error": ("error",),
@@ -27,6 +28,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "on_restart": (),
     "get_topics": (),
     "may_subscribe": ("topic",),
+    "unit_of_work": (),
 }
 # Called from other tasks than the connection's own, which must wait for their turn:
 BESIDE = {"on_broadcast", "on_broadcast_gap", "on_restart"}

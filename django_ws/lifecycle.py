@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
+from typing import Any
 
 from django_ws import conf
 from django_ws.acting import Done, current_task, done, own_context
@@ -168,6 +169,11 @@ class Life(FirstMessage):
             self._set_timer(None)
             admission_of(connection.loop).leave(connection)
             try:
+                self._set_accept_headers()
+            except Exception as error:
+                await calls.failed("accept_headers", error)
+                return
+            try:
                 await connection.accept()
             except ConnectionClosed:
                 connection.client_left({"type": "websocket.disconnect", "code": 1006})
@@ -190,6 +196,8 @@ class Life(FirstMessage):
             on_message = calls.function("on_message")
             takes_bytes = "on_bytes" in handler.hooks.overridden
             on_bytes = calls.function("on_bytes")
+            takes_text = "on_text" in handler.hooks.overridden
+            on_text = calls.function("on_text")
             decode = handler.codec.decode
             max_size = handler.max_message_size or conf.get().ws_max_message_size
             surely_small = max_size // 4  # characters; UTF-8 takes at most four bytes for one
@@ -223,6 +231,8 @@ class Life(FirstMessage):
                         calls.place = "on_bytes"
                         await on_bytes(data)
                         calls.place = "on_message"
+                    elif takes_text and isinstance(data, str) and await self._takes(on_text, data):
+                        pass
                     else:
                         try:
                             message = decode(data)
@@ -253,6 +263,13 @@ class Life(FirstMessage):
                 connection.close(CloseCode.INTERNAL_ERROR)
             await self._finish()
             connection.task = servers_task
+
+    async def _takes(self, on_text: Callable[[str], Awaitable[Any]], text: str) -> bool:
+        """Whether ``on_text`` was all that is to be done with this text."""
+        self.calls.place = "on_text"
+        is_done = await on_text(text)
+        self.calls.place = "on_message"
+        return bool(is_done) or self.connection.inbound.stopped
 
     async def _turn_comes(self, turns: asyncio.Lock) -> bool:
         """Wait until no other hook runs. False if we have closed meanwhile: what came before is
