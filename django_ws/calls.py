@@ -69,6 +69,8 @@ class Handler(Protocol):
 
     def _let_go(self) -> None: ...
 
+    def _refusal(self) -> Reject: ...
+
 
 class Calls:
     """The calls into one handler. ``place`` names what runs now, for the log.
@@ -114,6 +116,31 @@ class Calls:
         """Run one hook; an exception in it is answered. Only cancellations come out."""
         self.place = name
         await self.call_beside(name, *args)
+
+    async def decide(self, name: str) -> None:
+        """As ``call``, for a hook that decides who may connect: False refuses the handshake."""
+        self.place = name
+        try:
+            answer = await self.function(name)()
+            self._check_answer(name, answer)
+        except (Exception, asyncio.CancelledError) as error:
+            await self.failed(name, error)
+
+    def _check_answer(self, name: str, answer: Any) -> None:
+        if answer is None or answer is True:
+            return
+        if answer is False:
+            raise self._handler._refusal()
+        is_coroutine = inspect.iscoroutine(answer)
+        if is_coroutine:
+            answer.close()  # what it would have found out is not known: nobody gets in
+        elif name == "on_connect":
+            return  # whatever the last call in it gave
+        raise TypeError(
+            f"{type(self._handler).__qualname__}.{name}() gave {answer!r}"
+            f"{', which nobody has awaited' if is_coroutine else ''}. Return True or None to let "
+            "the client in and False to refuse it, or raise Reject(status, reason)."
+        )
 
     async def call_beside(self, name: str, *args: Any) -> None:
         """As ``call``, from another task than the connection's own: ``place`` stays as it is."""

@@ -8,6 +8,7 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from http import HTTPStatus
 from typing import Any, ClassVar, Literal, cast
 from weakref import WeakMethod
 
@@ -108,14 +109,22 @@ class WebSocketHandler:
         return _nothing_to_do
 
     def authorize(self) -> Any:
-        """Before ``on_connect``: whether this client may connect. Raises ``Reject`` if not.
+        """Before ``on_connect``: whether this client may connect.
+
+        None and True let it in; False refuses it, with 401 where nobody is logged in and 403
+        otherwise; ``Reject`` refuses it with any status. Whatever else it returns is an error,
+        and nobody gets in.
 
         For mixins, such as those of ``django_ws.auth``: they hold whatever ``on_connect`` does.
         """
         return _nothing_to_do
 
     def on_connect(self) -> Any:
-        """Before the accept: ``request``, its user and ``kwargs`` are there. May reject."""
+        """Before the accept: ``request``, its user and ``kwargs`` are there.
+
+        Refuses the handshake by raising ``Reject``, ``PermissionDenied`` or ``Http404``, or by
+        returning False (401 where nobody is logged in, 403 otherwise).
+        """
         return _nothing_to_do
 
     def on_open(self) -> Any:
@@ -489,6 +498,13 @@ class WebSocketHandler:
         if self._life is None:
             raise StateError("the connection has ended: a handler serves one connection")
         return self._life
+
+    def _refusal(self) -> Reject:
+        """What a hook that returned False stands for: 401 for who may log in yet, else 403."""
+        user = getattr(self.request, "user", None)
+        is_anonymous = user is not None and not getattr(user, "is_authenticated", False)
+        status = 401 if is_anonymous else 403
+        return Reject(status, HTTPStatus(status).phrase)
 
     def _let_go(self) -> None:
         """The life is over; refer to it no more, so that no garbage collection is needed."""

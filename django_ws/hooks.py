@@ -53,8 +53,8 @@ def hooks_of(handler_class: type, base: type) -> Hooks:
     """The hooks that ``handler_class`` overrides of those that ``base`` defines."""
     found: dict[str, Any] = {}
     for name in HOOKS:
-        function = inspect.getattr_static(handler_class, name, None)
-        if function is not None and function is not inspect.getattr_static(base, name, None):
+        function = inspect.getattr_static(handler_class, name)
+        if function is not vars(base)[name]:
             found[name] = function
     return Hooks(
         overridden=frozenset(found),

@@ -150,11 +150,11 @@ class Life(FirstMessage):
             if not await self._log_in():
                 return
             if "authorize" in handler.hooks.overridden:
-                await calls.call("authorize")
+                await calls.decide("authorize")
                 if connection.state is not CONNECTING:
                     return
             if "on_connect" in handler.hooks.overridden:
-                await calls.call("on_connect")
+                await calls.decide("on_connect")
                 if connection.state is not CONNECTING:
                     return
             if handler.topics or "get_topics" in handler.hooks.overridden:

@@ -41,35 +41,66 @@ class AccessMixin(WebSocketHandler):
 
     def refusal(self) -> Reject:
         """401 for who is not logged in, 403 for who is."""
-        status = 403 if self._user().is_authenticated else 401
+        status = 403 if _user_of(self).is_authenticated else 401
         reason = self.get_permission_denied_message() or HTTPStatus(status).phrase
         return Reject(status, reason)
 
-    def _user(self) -> Any:
-        try:
-            return self.request.user
-        except AttributeError:
-            raise ImproperlyConfigured(
-                f"{type(self).__qualname__}: no middleware has set request.user. List "
-                "'django_ws.middleware.AuthMiddleware', or one for tokens, in WS_MIDDLEWARE."
-            ) from None
+    def _refusal(self) -> Reject:
+        return self.refusal()
 
 
-async def _result(function: Callable[..., Any], *args: Any) -> Any:
+# Functions, not methods: a handler may have methods of these names itself.
+
+
+def _user_of(handler: WebSocketHandler) -> Any:
+    try:
+        return handler.request.user
+    except AttributeError:
+        raise ImproperlyConfigured(
+            f"{type(handler).__qualname__}: no middleware has set request.user. List "
+            "'django_ws.middleware.AuthMiddleware', or one for tokens, in WS_MIDDLEWARE."
+        ) from None
+
+
+async def _result(function: Callable[[], Any]) -> Any:
     """The result of a function of the user's, which runs in a thread unless it is async."""
     if iscoroutinefunction(function):
-        return await function(*args)
-    result = await sync_to_async(function)(*args)
+        return await function()
+    result = await sync_to_async(function)()
     return await result if inspect.isawaitable(result) else result
+
+
+async def _passes(handler: WebSocketHandler, name: str, test: Callable[[], Any]) -> bool:
+    """Whether a test of the user's gives true, as Django understands it.
+
+    A coroutine, or a method that was not called, would be true whatever it stands for: raises
+    ``TypeError`` for these.
+    """
+    result = await _result(test)
+    if inspect.iscoroutine(result):
+        result.close()
+    elif not inspect.isroutine(result):
+        return bool(result)
+    raise TypeError(
+        f"{type(handler).__qualname__}.{name}() gave {result!r} instead of True or False. Call "
+        "it, and write await in front of what is async."
+    )
+
+
+async def _next_authorize(authorize: Callable[[], Any]) -> Any:
+    """What the next class says. It may be a plain function, which belongs into a thread."""
+    if getattr(authorize, "__func__", None) is WebSocketHandler.authorize:
+        return None
+    return await _result(authorize)
 
 
 class LoginRequiredMixin(AccessMixin):
     """Only users who are logged in."""
 
-    async def authorize(self) -> None:
-        if not self._user().is_authenticated:
+    async def authorize(self) -> Any:
+        if not _user_of(self).is_authenticated:
             raise self.refusal()
-        await super().authorize()
+        return await _next_authorize(super().authorize)
 
 
 class UserPassesTestMixin(AccessMixin):
@@ -85,11 +116,11 @@ class UserPassesTestMixin(AccessMixin):
         """The test, ``test_func`` by default."""
         return self.test_func
 
-    async def authorize(self) -> None:
-        self._user()
-        if not await _result(self.get_test_func()):
+    async def authorize(self) -> Any:
+        _user_of(self)
+        if not await _passes(self, "test_func", self.get_test_func()):
             raise self.refusal()
-        await super().authorize()
+        return await _next_authorize(super().authorize)
 
 
 class PermissionRequiredMixin(AccessMixin):
@@ -124,31 +155,34 @@ class PermissionRequiredMixin(AccessMixin):
     def has_permission(self) -> Any:
         """Whether the user may connect. Override it as ``def`` or ``async def``."""
         # Not ahas_perms(): it passes over authentication backends that are not async.
-        return self._user().has_perms(self.get_permission_required())
+        return _user_of(self).has_perms(self.get_permission_required())
 
-    async def authorize(self) -> None:
-        self._user()
-        if not await _result(self.has_permission):
+    async def authorize(self) -> Any:
+        _user_of(self)
+        if not await _passes(self, "has_permission", self.has_permission):
             raise self.refusal()
         if self.topic_permissions is not None:
-            self._open_topics = await sync_to_async(self._read)()
-        await super().authorize()
-
-    def _read(self) -> dict[str, bool]:
-        user, permissions = self._user(), self.topic_permissions or {}
-        return {
-            pattern: user.has_perms((needed,) if isinstance(needed, str) else needed)
-            for pattern, needed in permissions.items()
-        }
+            self._open_topics = await sync_to_async(_open_topics)(self, self.topic_permissions)
+        return await _next_authorize(super().authorize)
 
     def may_subscribe(self, topic: str) -> bool:
         if self.topic_permissions is None:
             return super().may_subscribe(topic)
-        user = self._user()
+        user = _user_of(self)
         if user.is_authenticated and topic == user_topic(user):
             return super().may_subscribe(topic)
         found = [is_open for pattern, is_open in self._open_topics.items() if fits(pattern, topic)]
         return bool(found) and all(found) and super().may_subscribe(topic)
+
+
+def _open_topics(
+    handler: WebSocketHandler, permissions: Mapping[str, str | Iterable[str]]
+) -> dict[str, bool]:
+    user = _user_of(handler)
+    return {
+        pattern: user.has_perms((needed,) if isinstance(needed, str) else needed)
+        for pattern, needed in permissions.items()
+    }
 
 
 def fits(pattern: str, topic: str) -> bool:
