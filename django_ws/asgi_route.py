@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ASGIApplicationHandler(WebSocketHandler):
-    """What stands for an ASGI application in the middleware chain: its ``run`` calls it.
+    """What stands for an ASGI application in the middleware chain: its ``_run`` calls it.
 
     The application gets a copy of the server's scope with ``url_route``, ``user``, ``session``
     and ``cookies``, as Channels' middleware would set them. From then on the connection is the
@@ -43,7 +43,7 @@ class ASGIApplicationHandler(WebSocketHandler):
         """Raises ``StateError``: what is broadcast could not be sent past the application."""
         raise StateError("subscribe() on a route of an ASGI application: it has the connection")
 
-    async def run(self) -> None:
+    async def _run(self) -> None:
         """Raises ``ImproperlyConfigured`` for a target that fails because it is none."""
         try:
             await self._serving().hand_over(self.application, self._scope())

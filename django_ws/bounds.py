@@ -94,14 +94,14 @@ class Bounds:
     async def _over_the_limit(self) -> None:
         """A message is not handled; the hook decides what becomes of the connection."""
         handler, inbound = self._handler, self._connection.inbound
-        handler.rate_limited += 1
+        handler._rate_limited += 1
         _over_the_limit.log(
             self._connection.path,
             "WebSocket %s: more messages than its rate_limit allows (connection %s): "
             "%d not handled so far",
             self._connection.path,
-            handler.id,
-            handler.rate_limited,
+            handler._own_id,
+            handler._rate_limited,
         )
         inbound.hook_starts()
         try:

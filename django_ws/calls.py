@@ -32,8 +32,11 @@ _refusals = ThrottledLog(logger, logging.WARNING, "connections closed by what a 
 
 MIDDLEWARE = "the middleware"
 LOG_IN = "the check of the log-in"
+HANDLER_CLASS = "the class of the handler"
 # Where an exception reaches no ``on_error``: no hook runs before the client may connect.
-_WITHOUT_ON_ERROR = {MIDDLEWARE, LOG_IN, "authenticate_first", "authorize", "on_error"}
+_WITHOUT_ON_ERROR = {
+    MIDDLEWARE, LOG_IN, HANDLER_CLASS, "authenticate_first", "authorize", "on_error",
+}  # fmt: skip
 
 
 class Handler(Protocol):
@@ -44,20 +47,22 @@ class Handler(Protocol):
     codec: Codec
     concurrent_broadcasts: bool
     first_message_seconds: float
-    hooks: ClassVar[Hooks]
     idle_timeout: float | None
     max_message_size: int | None
     rate_limit: str | Literal[False] | None
-    rate_limited: int
-    request: WebSocketRequest
     topics: Sequence[str]
     using: str
+    _hooks: ClassVar[Hooks]
+    _rate_limited: int
 
     @property
-    def id(self) -> str: ...
+    def request(self) -> WebSocketRequest: ...
 
     @property
-    def known_id(self) -> str | None: ...
+    def _own_id(self) -> str: ...
+
+    @property
+    def _known_id(self) -> str | None: ...
 
     def authenticate_first(self, message: Any) -> Any: ...
 
@@ -110,7 +115,7 @@ class Calls:
     def function(self, name: str) -> Callable[..., Awaitable[Any]]:
         """A hook as a coroutine function, in a thread where it is a plain function."""
         function: Callable[..., Any] = getattr(self._handler, name)
-        return _threaded(function) if name in self._handler.hooks.sync else function
+        return _threaded(function) if name in self._handler._hooks.sync else function
 
     async def call(self, name: str, *args: Any) -> None:
         """Run one hook; an exception in it is answered. Only cancellations come out."""
@@ -191,7 +196,7 @@ class Calls:
     async def report(self, place: str, error: BaseException) -> None:
         """Log an exception and send Django's signal, once."""
         handler = self._handler
-        await report_error(type(handler), handler.request, handler.id, place, error)
+        await report_error(type(handler), handler.request, handler._own_id, place, error)
 
     def _reject(self, place: str, error: BaseException, rejection: Reject) -> None:
         """Not the site's fault: no traceback, and no mail to the administrators."""

@@ -145,7 +145,7 @@ class Ending:
         if self.handler.request.login is not None:
             self.handler.request.login.finish()
         self.connection.over()
-        on_close = self._opened and "on_close" in self.handler.hooks.overridden
+        on_close = self._opened and "on_close" in self.handler._hooks.overridden
         if self._background is None and not on_close:
             return done(self.connection.loop)
         return self._last_rites(on_close)
@@ -176,7 +176,7 @@ class Ending:
         await asyncio.wait([on_close], timeout=seconds)
         if on_close.done():
             return
-        if "on_close" in self.handler.hooks.sync:
+        if "on_close" in self.handler._hooks.sync:
             _late.log(
                 (self.connection.path, "on_close in a thread"),
                 "WebSocket %s: on_close is still running, or waiting for a thread, %g s after "

@@ -90,7 +90,7 @@ class FirstMessage(Restarting):
         if data_size(data) > (self.handler.max_message_size or conf.get().ws_max_message_size):
             return None
         ask: Callable[[Any], Any] = self.handler.authenticate_first
-        if "authenticate_first" in self.handler.hooks.sync:
+        if "authenticate_first" in self.handler._hooks.sync:
             ask = sync_to_async(ask)
         login: Login | None = await ask(self.handler.codec.decode(data))
         return login

@@ -25,6 +25,7 @@ from django_ws.printable import printable
 from django_ws.pubsub.envelope import seal
 from django_ws.pubsub.hubs import hub_of
 from django_ws.pubsub.topics import check_topics
+from django_ws.read_only import read_only
 from django_ws.request import WebSocketRequest
 from django_ws.tasks import (
     Ended,
@@ -71,13 +72,12 @@ class WebSocketHandler:
     PROCESS_CANCEL_ERRORS = False
 
     first_message_seconds: float = 10.0
-    rate_limited: int = 0  # messages of this connection that its rate_limit did not allow
-
-    hooks: ClassVar[Hooks]
+    _rate_limited: int = 0
+    _hooks: ClassVar[Hooks]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.hooks = hooks_of(cls, WebSocketHandler)
+        cls._hooks = hooks_of(cls, WebSocketHandler)
 
     def __init__(
         self,
@@ -86,11 +86,11 @@ class WebSocketHandler:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> None:
-        self.request = request
+        self._request = request
         self.args = args
         self.kwargs = kwargs
         self._connection = connection
-        if "unit_of_work" in self.hooks.overridden:
+        if "unit_of_work" in self._hooks.overridden:
             connection.sync_work.around = WeakMethod(self.unit_of_work)
         connection.overflow = self.send_overflow
         connection.subprotocols = self.subprotocols
@@ -159,14 +159,14 @@ class WebSocketHandler:
 
     def on_decode_error(self, error: DecodeError) -> Any:
         """The client sent what the codec cannot decode. By default: close with 1007."""
-        return self.close(1007, error.reason)
+        return self._connection.close(1007, error.reason)
 
     def on_invalid_message(self, error: InvalidMessage) -> Any:
         """A hook has raised ``InvalidMessage``. By default: close with 1008 and its reason.
 
         Where this does not close, the next message is handled as always.
         """
-        return self.close(1008, error.reason)
+        return self._connection.close(1008, error.reason)
 
     def on_rate_limited(self) -> Any:
         """The client sent more than ``rate_limit`` allows. By default: close with 4429.
@@ -174,7 +174,7 @@ class WebSocketHandler:
         Called for each message that is too much, in its place: it is not handled, whatever this
         does. ``rate_limited`` counts them.
         """
-        return self.close(4429, "too many messages")
+        return self._connection.close(4429, "too many messages")
 
     def on_task_error(self, error: BaseException) -> Any:
         """An exception in a background task. It is logged already; the connection stays open.
@@ -240,49 +240,64 @@ class WebSocketHandler:
 
     # State
 
-    @property
+    @read_only
+    def request(self) -> WebSocketRequest:
+        """The handshake, as a Django request."""
+        return self._request
+
+    @read_only
     def id(self) -> str:
         """This connection's unique id: 32 random hexadecimal digits."""
+        return self._own_id
+
+    @read_only
+    def _own_id(self) -> str:
+        """The same, where a subclass has an ``id`` of its own."""
         identity: str | None = self.__dict__.get("_id")
         if identity is None:
             identity = self.__dict__.setdefault("_id", secrets.token_hex(16))
         return identity
 
-    @property
-    def known_id(self) -> str | None:
+    @read_only
+    def _known_id(self) -> str | None:
         """The id, if anybody has asked for it."""
         return self.__dict__.get("_id")
 
-    @property
+    @read_only
     def connected(self) -> bool:
         """Accepted, and not closing or closed."""
         return self._connection.state is OPEN
 
-    @property
+    @read_only
     def closed(self) -> bool:
         """A close was sent or received, the client is gone, or the handshake was refused."""
         return self._connection.closed
 
-    @property
+    @read_only
     def close_code(self) -> int | None:
         """The close code; 1005 where the client gave none, 1006 where it vanished."""
         return self._connection.close_code
 
-    @property
+    @read_only
     def close_reason(self) -> str:
         return self._connection.close_reason
 
-    @property
+    @read_only
     def restarting(self) -> bool:
         """Whether the server is about to end: a hook that runs for long should come to its end."""
         return self._life is not None and self._life.is_restarting
 
-    @property
+    @read_only
     def subprotocol(self) -> str | None:
         """The subprotocol that was selected, once open."""
         return self._connection.subprotocol
 
-    @property
+    @read_only
+    def rate_limited(self) -> int:
+        """How many messages of this connection its ``rate_limit`` did not allow."""
+        return self._rate_limited
+
+    @read_only
     def dropped(self) -> int:
         """How many messages could not be sent: on overflow, or after the close."""
         return self._connection.dropped
@@ -349,7 +364,7 @@ class WebSocketHandler:
 
     # Topics
 
-    @property
+    @read_only
     def subscriptions(self) -> frozenset[str]:
         """The topics that are joined now; once the connection has begun to end, and so in
         ``on_close``, those that were joined then.
@@ -399,7 +414,7 @@ class WebSocketHandler:
         backend has taken it and raises ``BroadcastError`` if it has not after 5 s. What nobody
         awaits keeps its order all the same; a failure is logged.
         """
-        data = seal(message, self.id if exclude_self else None)
+        data = seal(message, self._own_id if exclude_self else None)
         messages = [(topic, data) for topic in check_topics(topics)]
         return act(
             self._connection.loop, "broadcast", lambda: hub_of(self.using).outbox.put(messages)
@@ -407,7 +422,7 @@ class WebSocketHandler:
 
     # Background tasks
 
-    @property
+    @read_only
     def tasks(self) -> Mapping[str, StartedTask]:
         """The running background tasks by id; a copy."""
         life = self._life  # a copy: in a thread it may vanish at any moment
@@ -488,7 +503,7 @@ class WebSocketHandler:
 
     # The life of the connection
 
-    def run(self) -> Awaitable[None]:
+    def _run(self) -> Awaitable[None]:
         """From ``on_connect`` to ``on_close``; what the innermost middleware calls."""
         # Not async def: one more coroutine would stay in memory all the while.
         return self._serving().live()
@@ -511,4 +526,4 @@ class WebSocketHandler:
         self._life = None
 
 
-WebSocketHandler.hooks = hooks_of(WebSocketHandler, WebSocketHandler)
+WebSocketHandler._hooks = hooks_of(WebSocketHandler, WebSocketHandler)

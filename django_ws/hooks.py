@@ -8,6 +8,8 @@ from typing import Any
 
 from asgiref.sync import iscoroutinefunction
 
+from django_ws.from_channels import consumer_fault
+
 # Every hook with the names of its arguments after self.
 HOOKS: dict[str, tuple[str, ...]] = {
     "authenticate_first": ("message",),
@@ -38,10 +40,14 @@ IN_THE_LOOP = {"on_task_error", "get_topics", "may_subscribe"}
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """Found once for each class; ``sync`` hooks run in a thread."""
+    """Found once for each class; ``sync`` hooks run in a thread.
+
+    ``fault``: why nobody may connect, where the class is no handler; "" otherwise.
+    """
 
     overridden: frozenset[str]
     sync: frozenset[str]
+    fault: str
 
     @property
     def takes_turns(self) -> bool:
@@ -64,4 +70,5 @@ def hooks_of(handler_class: type, base: type) -> Hooks:
             if name not in IN_THE_LOOP
             and not iscoroutinefunction(getattr(function, "__func__", function))
         ),
+        fault=consumer_fault(handler_class),
     )

@@ -14,11 +14,13 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
+
 from django_ws import conf
 from django_ws.acting import Done, current_task, done, own_context
 from django_ws.admission import admission_of
 from django_ws.bounds import Bounds, bounds_of
-from django_ws.calls import LOG_IN, MIDDLEWARE
+from django_ws.calls import HANDLER_CLASS, LOG_IN, MIDDLEWARE
 from django_ws.close_codes import CloseCode
 from django_ws.connection import CONNECTING, HANDED_OVER, OPEN, REFUSED
 from django_ws.exceptions import (
@@ -143,21 +145,24 @@ class Life(FirstMessage):
             calls.context = await own_context()
             if connection.state is not CONNECTING:
                 return
-            if "authenticate_first" in handler.hooks.overridden:
+            if handler._hooks.fault:
+                await calls.failed(HANDLER_CLASS, ImproperlyConfigured(handler._hooks.fault))
+                return
+            if "authenticate_first" in handler._hooks.overridden:
                 if not await self._log_in_by_first_message():
                     return
                 self._bound_handshake()
             if not await self._log_in():
                 return
-            if "authorize" in handler.hooks.overridden:
+            if "authorize" in handler._hooks.overridden:
                 await calls.decide("authorize")
                 if connection.state is not CONNECTING:
                     return
-            if "on_connect" in handler.hooks.overridden:
+            if "on_connect" in handler._hooks.overridden:
                 await calls.decide("on_connect")
                 if connection.state is not CONNECTING:
                     return
-            if handler.topics or "get_topics" in handler.hooks.overridden:
+            if handler.topics or "get_topics" in handler._hooks.overridden:
                 await self._join_topics()
                 if connection.state is not CONNECTING:
                     return
@@ -179,10 +184,10 @@ class Life(FirstMessage):
                 connection.client_left({"type": "websocket.disconnect", "code": 1006})
                 return
             self._opened = True
-            if "on_open" in handler.hooks.overridden:
+            if "on_open" in handler._hooks.overridden:
                 await calls.call("on_open")
             self._is_started = True
-            if handler.hooks.takes_turns:
+            if handler._hooks.takes_turns:
                 calls.take_turns(is_locked=False)
             if self._subscriptions is not None:
                 self._subscriptions.release()
@@ -194,9 +199,9 @@ class Life(FirstMessage):
                 bounds.begin()
             watch, busy = inbound.watch, inbound.watch.busy
             on_message = calls.function("on_message")
-            takes_bytes = "on_bytes" in handler.hooks.overridden
+            takes_bytes = "on_bytes" in handler._hooks.overridden
             on_bytes = calls.function("on_bytes")
-            takes_text = "on_text" in handler.hooks.overridden
+            takes_text = "on_text" in handler._hooks.overridden
             on_text = calls.function("on_text")
             decode = handler.codec.decode
             max_size = handler.max_message_size or conf.get().ws_max_message_size

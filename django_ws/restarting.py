@@ -25,7 +25,7 @@ class Restarting(Ending):
     def tell_of_restart(self) -> asyncio.Task[None] | None:
         """Call ``on_restart``; None where nobody overrides it, or it is not open."""
         self.is_restarting = True
-        if self.connection.state is OPEN and "on_restart" in self.handler.hooks.overridden:
+        if self.connection.state is OPEN and "on_restart" in self.handler._hooks.overridden:
             return self.background.start(self._call_on_restart(), "on_restart")
         return None
 

@@ -44,7 +44,7 @@ class Subscriptions:
         self._connection = connection
         self._calls = calls
         self._life = life
-        self._has_hook = "on_broadcast" in handler.hooks.overridden
+        self._has_hook = "on_broadcast" in handler._hooks.overridden
         self._is_held = is_held  # nothing is handed on before on_open has returned
         self._has_ended = False
         self._queue: HookQueue | None = None  # made for the first that waits
@@ -73,7 +73,7 @@ class Subscriptions:
         topics_then = tuple(dict.fromkeys((*self.topics, *joining)))
         if len(topics_then) > limit:
             raise TooManyTopics(limit)
-        if "may_subscribe" in self._handler.hooks.overridden:
+        if "may_subscribe" in self._handler._hooks.overridden:
             self._check_permission(joining)
         if function is not None and not callable(function):
             raise TypeError(
@@ -153,7 +153,7 @@ class Subscriptions:
     # What the hub calls
 
     def is_called(self, connection_ids: Container[str]) -> bool:
-        return self._handler.known_id in connection_ids
+        return self._handler._known_id in connection_ids
 
     def deliver(self, broadcast: Broadcast) -> None:
         if self._has_hook or self._is_held:
@@ -187,7 +187,7 @@ class Subscriptions:
         topics = topics.intersection(self.topics)  # some may have been left meanwhile
         if self._has_ended:
             return
-        if topics and "on_broadcast_gap" in self._handler.hooks.overridden:
+        if topics and "on_broadcast_gap" in self._handler._hooks.overridden:
             self.queue.put_gap(topics)
 
     def not_joined(self, topic: str) -> None:

@@ -116,20 +116,17 @@ async def test_a_coroutine_that_nobody_awaited_does_not_admit(
     assert "await" in str(record.exc_info and record.exc_info[1])
 
 
-@each_kind
+@pytest.mark.parametrize("kind", ["async", "sync"])
 async def test_a_refusal_with_reject_keeps_its_status(kind: str) -> None:
-    class Handler(WebSocketHandler):
-        if kind == "async":
+    async def authorize(self: Any) -> None:
+        raise Reject(429, "later")
 
-            async def authorize(self) -> None:
-                raise Reject(429, "later")
+    def sync_authorize(self: Any) -> None:
+        raise Reject(429, "later")
 
-        else:
-
-            def authorize(self) -> None:
-                raise Reject(429, "later")
-
-    assert await attempt(Handler) == (429, "later")
+    functions = {"async": authorize, "sync": sync_authorize}
+    handler = type("Handler", (WebSocketHandler,), {"authorize": functions[kind]})
+    assert await attempt(handler) == (429, "later")
 
 
 # Beside the mixins
@@ -176,18 +173,9 @@ async def test_false_beside_a_mixin_is_answered_in_its_words() -> None:
 
 @each_kind
 async def test_on_connect_that_returns_false_refuses(kind: str) -> None:
-    class Handler(WebSocketHandler):
-        if kind == "async":
-
-            async def on_connect(self) -> bool:
-                return False
-
-        else:
-
-            def on_connect(self) -> bool:
-                return False
-
-    assert await attempt(Handler) == (401, "Unauthorized")
+    hook = vars(with_answer(kind, False))["authorize"]
+    handler = type("Handler", (WebSocketHandler,), {"on_connect": hook})
+    assert await attempt(handler) == (401, "Unauthorized")
 
 
 @pytest.mark.parametrize("answer", [None, True, 0, "", 5], ids=repr)
@@ -236,8 +224,8 @@ def test_a_plain_authorize_above_a_mixin_is_refused_where_it_is_written() -> Non
     with pytest.raises(TypeError, match=r"Handler\.authorize is not async def"):
 
         class Handler(LoginRequiredMixin, WebSocketHandler):
-            def authorize(self) -> Any:  # type: ignore[override]
-                super().authorize()
+            def authorize(self) -> Any:
+                super().authorize()  # type: ignore[unused-coroutine]
 
 
 @pytest.mark.parametrize("value", [True, False, None, "yes"])

@@ -279,7 +279,7 @@ ROUTES = [
     target("login_required(Chat)", "E009", "wraps the handler class Chat", "Name", before=VIEWS),
     target("functools.partial(Chat)", "E009", "wraps the handler class Chat", before=VIEWS),
     target("Unprepared().on_message", "E009", "instance of Unprepared", before=VIEWS),
-    target("functools.partial(Unprepared().run)", "E009", "instance of Unpr", before=VIEWS),
+    target("functools.partial(Unprepared().on_message)", "E009", "instance of Unpr", before=VIEWS),
     target(
         "app",
         "",
@@ -416,6 +416,161 @@ HANDLERS = [
     handler("reject_with = 403", "E012", "Chat.reject_with: 403 is none of 'http', 'close'"),
 ]
 
+NAMES = [
+    # Overridden
+    *(
+        handler(f"def {name}(self, *args): ...", "W020", f"Chat.{name} overrides", "another name")
+        for name in ("send", "close", "id", "tasks", "subscriptions", "start_task")
+    ),
+    handler("kwargs = {}", "W020", "Chat.kwargs overrides", "another name"),
+    handler("closed = False", "W020", "Chat.closed overrides"),
+    handler("subprotocol = 'chat'", "W020", "subprotocols is meant?", "Rename it to subprotocols"),
+    handler("_connection = None", "E020", "Chat._connection overrides", "another name"),
+    handler("def _run(self): ...", "E020", "Chat._run overrides"),
+    handler("def run(self): ...\ndef hooks(self): ...\n_user = None", ""),
+    handler("request: dict", ""),
+    handler("topics = ['a']\nusing = 'default'\nPROCESS_CANCEL_ERRORS = True", ""),
+    handler("concurrent_broadcasts = True\nfirst_message_seconds = 5", ""),
+    # Assigned
+    handler(
+        "async def on_connect(self):\n    self.tasks = {}",
+        "E020",
+        "Chat.on_connect sets self.tasks (line 12)",
+        "raises AttributeError",
+        "another name",
+    ),
+    handler("def on_open(this): this.id = 5", "E020", "sets self.id (line 11)"),
+    handler("def on_open(self): self._life = None", "E020", "self._life", "the library needs"),
+    handler("def on_open(self): self.send = print", "W020", "sets self.send", "every handler has"),
+    handler("def on_open(self): self.kwargs = {}", "W020", "sets self.kwargs"),
+    handler("def on_open(self):\n    self.id, self.x = 1, 2", "E020", "self.id"),
+    handler("def on_open(self):\n    for self.id in []: pass", "E020", "self.id"),
+    handler("def on_open(self):\n    del self.id", "E020", "self.id"),
+    handler("def on_open(self):\n    self.id = 1\n    self.id = 2", "E020", "(line 12)"),
+    handler(
+        "def on_open(self):\n    def inner():\n        self.id += 1\n    inner()",
+        "E020",
+        "(line 13)",
+    ),
+    handler("@property\ndef mine(self):\n    self.id = 5", "E020", "Chat.mine sets"),
+    handler("@functools.cached_property\ndef mine(self):\n    self.id = 5", "E020", "Chat.mine"),
+    handler("@classmethod\ndef mine(cls):\n    cls.id = 5", "E020", "Chat.mine"),
+    handler("mine = functools.partialmethod(lambda self: None)", ""),
+    handler(
+        """
+        def noting(function):
+            @functools.wraps(function)
+            async def hook(self):
+                await function(self)
+            return hook
+        @noting
+        async def on_open(self):
+            self.id = 5
+        """,
+        "E020",
+        "Chat.on_open sets self.id (line 18)",
+    ),
+    handler(
+        '''
+        async def on_open(self):
+            """Its text
+begins at the left."""
+            self.id = 5
+        ''',
+        "E020",
+        "self.id",
+    ),
+    handler("async def on_open(self):\n    self.id: int", ""),
+    handler("async def on_open(self):\n    other = self\n    other.id = 5", ""),
+    handler("async def on_open(self):\n    self.request.user = None", ""),
+    handler("async def on_open(self):\n    self.codec = TextCodec()\n    self.topics = []", ""),
+    handler("def wrong(): x.id = 5", ""),
+    # Nothing can be seen without a source.
+    handler("exec('def on_open(self): self.id = 5')", ""),
+    handler("on_open = eval('lambda self: setattr(self, 1)')", ""),
+    Case(
+        "a class that several inherit from is told of once",
+        "W020",
+        ("ws_urls_of_case.Base.send",),
+        routes="class Base(WebSocketHandler):\n    def send(self): ...\n"
+        "class A(Base): ...\nclass B(Base): ...\n"
+        "urlpatterns = [path('a/', A), path('b/', B)]",
+    ),
+    Case(
+        "behind WebSocketHandler it is not used",
+        routes="class Other:\n    def send(self): ...\n"
+        "class Chat(WebSocketHandler, Other): ...\nurlpatterns = [path('a/', Chat)]",
+    ),
+    # authorize() in the place of another one
+    *(
+        Case(
+            f"authorize that {name}",
+            found,
+            ("Chat.authorize takes the place of LoginRequiredMixin.authorize", "super()")
+            if found
+            else (),
+            routes="from django_ws.auth import LoginRequiredMixin\n"
+            "class Chat(LoginRequiredMixin, WebSocketHandler):\n"
+            f"    async def authorize(self): {body}\n"
+            "urlpatterns = [path('a/', Chat)]",
+        )
+        for name, body, found in [
+            ("forgets the one below", "return True", "W025"),
+            ("asks the one below", "return await super().authorize()", ""),
+        ]
+    ),
+    handler("async def authorize(self): return True", ""),
+]
+
+CONSUMERS = [
+    handler("async def connect(self): ...", "E021", "Chat is a WebSocketHandler", "on_connect"),
+    handler("def connect(self, *, group=None): ...", "E021", "(connect)", "on_connect"),
+    handler("@staticmethod\ndef connect(): ...", "E021", "(connect)"),
+    handler("async def receive(self, text_data=None, bytes_data=None): ...", "E021", "on_message"),
+    handler("async def receive(self, **kwargs): ...", "E021", "on_message(self, message)"),
+    handler("async def receive_json(self, content, **kwargs): ...", "E021", "on_message"),
+    handler("async def disconnect(self, code): ...", "E021", "on_close(self)", "self.close_code"),
+    handler("async def websocket_connect(self, message): ...", "E021", "on_connect(self)"),
+    handler("async def websocket_receive(self, message): ...", "E021", "on_message"),
+    handler("async def websocket_disconnect(self, message): ...", "E021", "on_close"),
+    handler("groups = ['news']", "E021", "(groups)", "topics = [...]"),
+    handler(
+        "groups = ['news']\nasync def connect(self): ...\nasync def disconnect(self, code): ...",
+        "E021",
+        "(connect, disconnect, groups)",
+        "connect: on_connect",
+        "disconnect: on_close",
+        "groups: topics",
+    ),
+    # Methods of one's own with another form
+    handler("async def connect(self, host): ...", ""),
+    handler("async def receive(self): ...", ""),
+    handler("receive = max", ""),  # has no signature: the benefit of the doubt
+    handler("async def disconnect(self): ...", ""),
+    handler("connect = None\ngroups = property(list)", ""),
+    Case(
+        "in a class of Channels",
+        "E021",
+        ("connect, receive, disconnect",),
+        routes="class Chat(WebSocketHandler, AsyncWebsocketConsumer): ...\n"
+        "urlpatterns = [path('ws/', Chat)]",
+    ),
+    handler(
+        "async def chat_message(self, event): ...", "W021", "Chat.chat_message", "on_broadcast"
+    ),
+    handler("def chat_message(self, event): ...", "W021", "Chat.chat_message"),
+    handler("async def chat_message(self, event, more): ...", ""),
+    handler("async def chat_message(self, message): ...", ""),
+    handler("async def on_bytes(self, event): ...", ""),
+    handler("handle = functools.partial(print)", ""),
+    handler(
+        "async def handle(self, event): ...\nasync def on_message(self, m): await self.handle(m)",
+        "",
+    ),
+    handler("def encode_json(cls, content): ...", "W021", "Chat.encode_json", "encode(message)"),
+    handler("def decode_json(cls, text): ...", "W021", "Chat.decode_json", "decode(data)"),
+]
+
 APPLICATIONS = [
     setting("ASGI_APPLICATION", ABSENT, "W004", "not set", "'tests.asgi.application'"),
     Case(
@@ -482,6 +637,8 @@ CASES = [
     *MIDDLEWARE,
     *ROUTES,
     *HANDLERS,
+    *NAMES,
+    *CONSUMERS,
     *APPLICATIONS,
     *SERVERS,
     *ORIGINS,

@@ -338,7 +338,7 @@ async def test_a_handler_serves_one_connection() -> None:
         peer.leave()
         await peer.ended()
         with pytest.raises(RuntimeError, match="one connection"):
-            await handler.run()
+            await handler._run()
 
 
 async def test_an_ended_handler_has_no_tasks() -> None:

@@ -348,7 +348,7 @@ async def test_it_takes_turns_with_the_hook_in_which_it_was_joined() -> None:
     for name in ("on_broadcast", "on_broadcast_gap", "on_restart"):
         setattr(Handler, name, getattr(WebSocketHandler, name))
     Plain: Any = type("Plain", (Handler,), {})
-    assert not Plain.hooks.takes_turns
+    assert not Plain._hooks.takes_turns
     async with client(Plain) as ws:
         await ws.send(1)
         assert await ws.receive() == "joined"

@@ -29,7 +29,7 @@ class AccessMixin(WebSocketHandler):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         # In a thread super().authorize() would give a coroutine that nobody awaits: no check.
-        if "authorize" in cls.hooks.sync:
+        if "authorize" in cls._hooks.sync:
             raise TypeError(
                 f"{cls.__qualname__}.authorize is not async def. Write async def authorize(self) "
                 "and await super().authorize() in it."

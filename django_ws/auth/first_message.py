@@ -34,7 +34,7 @@ class FirstMessageAuthMixin(WebSocketHandler):
 
         Raises ``ImproperlyConfigured`` where no authenticator is named, or one cannot be built.
         """
-        takers, secret = self._authenticators(), None
+        takers, secret = _authenticators_of(self), None
         if isinstance(message, str):
             secret = Secret(message)
         elif isinstance(message, Mapping) and message.get("type", "auth") == "auth":
@@ -45,17 +45,19 @@ class FirstMessageAuthMixin(WebSocketHandler):
         del message  # what an exception's frames show must not have the token in it
         return None if secret is None else await authenticate(takers, secret)
 
-    def _authenticators(self) -> list[Authenticator]:
-        if not self.first_message_authenticators:
-            raise ImproperlyConfigured(
-                f"{type(self).__qualname__} has FirstMessageAuthMixin and takes no token. Write, "
-                "for example, first_message_authenticators = [TicketAuthenticator], from "
-                "django_ws.auth.tokens."
-            )
-        return [
-            _instance(entry) if isinstance(entry, type) else entry
-            for entry in self.first_message_authenticators
-        ]
+
+# A function, not a method: a handler may have a method of this name itself.
+def _authenticators_of(handler: FirstMessageAuthMixin) -> list[Authenticator]:
+    if not handler.first_message_authenticators:
+        raise ImproperlyConfigured(
+            f"{type(handler).__qualname__} has FirstMessageAuthMixin and takes no token. Write, "
+            "for example, first_message_authenticators = [TicketAuthenticator], from "
+            "django_ws.auth.tokens."
+        )
+    return [
+        _instance(entry) if isinstance(entry, type) else entry
+        for entry in handler.first_message_authenticators
+    ]
 
 
 def _instance(kind: type[Authenticator]) -> Authenticator:

@@ -11,6 +11,8 @@ from asgiref.sync import iscoroutinefunction
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004  (Django's name)
 
 from django_ws.checks.attributes import check_attributes
+from django_ws.checks.consumers import check_consumer
+from django_ws.checks.names import check_names
 from django_ws.handler import WebSocketHandler
 from django_ws.hooks import HOOKS
 from django_ws.signatures import takes
@@ -36,6 +38,8 @@ def check_handler(handler_class: type[WebSocketHandler]) -> Iterator[CheckMessag
             yield from _check_hook(handler_class, hook, f"{place}.{name}", name, arguments)
     yield from _misspelt(handler_class, place)
     yield from check_attributes(handler_class, place)
+    yield from check_names(handler_class)
+    yield from check_consumer(handler_class)
 
 
 def _check_hook(

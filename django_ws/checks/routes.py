@@ -38,8 +38,12 @@ def check_routes(**kwargs: Any) -> Iterator[CheckMessage]:
             handlers[target] = None
         elif fault := target_fault(name, route, target):
             yield _message(fault)
+    told: list[CheckMessage] = []
     for handler_class in handlers:
-        yield from check_handler(handler_class)
+        for message in check_handler(handler_class):
+            if message not in told:  # of a class that several handlers inherit from
+                told.append(message)
+                yield message
 
 
 def _message(fault: Fault) -> CheckMessage:

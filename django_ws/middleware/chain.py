@@ -33,7 +33,7 @@ def chain() -> Chain:
 
 
 def build(paths: tuple[str, ...]) -> Chain:
-    """A chain of these middleware, the first outermost, around ``handler.run()``."""
+    """A chain of these middleware, the first outermost, around the life of the handler."""
     innermost: Chain = run
     inner: tuple[TokenMiddleware, ...] = ()
     for index, path in reversed(list(enumerate(paths))):
@@ -51,14 +51,14 @@ def build(paths: tuple[str, ...]) -> Chain:
 
 
 def run(ws: WebSocketHandler) -> Awaitable[None]:
-    """The innermost of every chain: a route to an ASGI application has a ``run`` of its own."""
+    """The innermost of every chain: a route to an ASGI application has a ``_run`` of its own."""
     request = ws.request
     if request.login is None:
         user = getattr(request, "user", None)
         if getattr(user, "is_authenticated", False):  # a middleware of the user's has set it
             request.login = Login(user)
     limits.admit(ws._connection, request)
-    return ws.run()  # which ends at once where that has refused
+    return ws._run()  # which ends at once where that has refused
 
 
 def load(index: int, path: str) -> Callable[[Chain], Any]:

@@ -241,5 +241,5 @@ async def test_a_server_that_stops_while_it_waits() -> None:
 
 
 def test_the_mixin_is_one() -> None:
-    assert "authenticate_first" in FirstMessageAuthMixin.hooks.overridden
-    assert "authenticate_first" not in WebSocketHandler.hooks.overridden
+    assert "authenticate_first" in FirstMessageAuthMixin._hooks.overridden
+    assert "authenticate_first" not in WebSocketHandler._hooks.overridden

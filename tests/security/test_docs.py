@@ -74,7 +74,7 @@ def test_every_bound_of_a_handler_is_in_the_table_with_its_default() -> None:
         for name, value in vars(WebSocketHandler).items()
         if not name.startswith("_") and not callable(value) and not isinstance(value, property)
     }
-    bounding = plain - {"codec", "using", "hooks", "rate_limited", "PROCESS_CANCEL_ERRORS"}
+    bounding = plain - {"codec", "using", "PROCESS_CANCEL_ERRORS"}
     assert bounding == set(table)
 
 
