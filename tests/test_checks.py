@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from textwrap import dedent
@@ -12,6 +13,9 @@ from types import ModuleType
 from typing import Any, cast
 
 import pytest
+from channels.auth import AuthMiddlewareStack
+from channels.generic.websocket import AsyncWebsocketConsumer
+from channels.middleware import BaseMiddleware
 from channels.routing import ProtocolTypeRouter, URLRouter
 from channels.security.websocket import OriginValidator
 from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
@@ -23,6 +27,7 @@ from django.core.management.base import SystemCheckError
 
 from django_ws.middleware import AuthMiddleware
 from tests.asgi import application as site
+from tests.routes import path
 
 HERE = __name__
 ABSENT: Any = object()  # instead of a setting's value: the setting is not there
@@ -38,6 +43,57 @@ channels_without_ours = ProtocolTypeRouter(
 )
 channels_for_http = ProtocolTypeRouter({"http": django_application})
 channels_around_ours = ProtocolTypeRouter({"http": django_application, "websocket": site})
+
+
+class OwnWrapper:
+    """As projects write theirs; ``slots`` and other names too."""
+
+    __slots__ = ("next",)
+
+    def __init__(self, application: Any) -> None:
+        self.next = application
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self.next(scope, receive, send)
+
+
+class Cyclic:
+    """Holds itself, and is no application of ours."""
+
+    def __init__(self) -> None:
+        self.inner = self
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None: ...
+
+
+def within_channels(application: Any) -> Any:
+    return ProtocolTypeRouter({"http": django_application, "websocket": application})
+
+
+def in_closure(application: Any) -> Any:
+    async def wrapper(scope: Any, receive: Any, send: Any) -> None:
+        await application(scope, receive, send)
+
+    return wrapper
+
+
+class Consumer(AsyncWebsocketConsumer): ...
+
+
+channels_middleware_around_ours = within_channels(AuthMiddlewareStack(OriginValidator(site, ["*"])))
+channels_routes_to_ours = within_channels(
+    AuthMiddlewareStack(URLRouter([path("old/", Consumer.as_asgi()), path("", site)]))
+)
+own_wrappers_around_ours = within_channels(
+    BaseMiddleware(OwnWrapper(in_closure(partial(in_closure(site).__call__))))
+)
+in_a_table = within_channels(BaseMiddleware(partial(OwnWrapper, {"ws": [site]})))
+only_consumers = within_channels(AuthMiddlewareStack(URLRouter([path("", Consumer.as_asgi())])))
+unknown_within_channels = within_channels(AuthMiddlewareStack(OwnWrapper(django_application)))
+cyclic_within_channels = within_channels(BaseMiddleware(Cyclic()))
+very_deep: Any = django_application
+for _ in range(1001):
+    very_deep = BaseMiddleware(very_deep)
 
 
 async def wrapped_application(scope: Any, receive: Any, send: Any) -> None:
@@ -588,6 +644,14 @@ APPLICATIONS = [
     setting("ASGI_APPLICATION", f"{HERE}.channels_for_http", "W006", "ProtocolTypeRouter"),
     setting("ASGI_APPLICATION", f"{HERE}.channels_around_ours", ""),
     setting("ASGI_APPLICATION", f"{HERE}.wrapped_application", ""),
+    setting("ASGI_APPLICATION", f"{HERE}.channels_middleware_around_ours", ""),
+    setting("ASGI_APPLICATION", f"{HERE}.channels_routes_to_ours", ""),
+    setting("ASGI_APPLICATION", f"{HERE}.own_wrappers_around_ours", ""),
+    setting("ASGI_APPLICATION", f"{HERE}.in_a_table", ""),
+    setting("ASGI_APPLICATION", f"{HERE}.only_consumers", "W006", "ProtocolTypeRouter"),
+    setting("ASGI_APPLICATION", f"{HERE}.unknown_within_channels", ""),
+    setting("ASGI_APPLICATION", f"{HERE}.cyclic_within_channels", ""),
+    setting("ASGI_APPLICATION", f"{HERE}.very_deep", ""),
 ]
 
 SERVERS = [

@@ -7,12 +7,11 @@ from importlib.util import find_spec
 from typing import Any
 
 from django.conf import settings
-from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 from django.core.checks import CheckMessage, Warning  # noqa: A004  (Django's name)
-from django.core.handlers.asgi import ASGIHandler
 from django.utils.module_loading import import_string
 
 from django_ws.causes import cause
+from django_ws.checks.wrappers import serves_ours
 from django_ws.route_faults import is_missing
 
 LIBRARIES = ("websockets", "wsproto")  # one of which uvicorn needs
@@ -48,24 +47,13 @@ def check_application(**kwargs: Any) -> Iterator[CheckMessage]:
             id="django_ws.W005",
         )
         return
-    if _cannot_be_ours(application):
+    if serves_ours(application) is False:  # and not None: an unknown wrapper may have ours inside
         kind = f"{type(application).__module__}.{type(application).__qualname__}"
         yield Warning(
             f"{place}{path} is a {kind}, which does not serve the routes of ROOT_WS_URLCONF.",
             hint=f"{ENTRY_POINT}.",
             id="django_ws.W006",
         )
-
-
-def _cannot_be_ours(application: Any) -> bool:
-    """Only what is plainly another: an unknown wrapper may have ours inside."""
-    if isinstance(application, ASGIStaticFilesHandler):
-        return _cannot_be_ours(application.application)
-    kind = type(application)
-    if kind.__module__ == "channels.routing" and kind.__name__ == "ProtocolTypeRouter":
-        websocket = application.application_mapping.get("websocket")
-        return websocket is None or _cannot_be_ours(websocket)
-    return isinstance(application, ASGIHandler) or kind.__module__.startswith("channels.")
 
 
 def check_websocket_library(**kwargs: Any) -> Iterator[CheckMessage]:
