@@ -19,7 +19,7 @@ from django_ws.handler import WebSocketHandler
 from django_ws.lifespan import lifespan
 from django_ws.limits import limits
 from django_ws.middleware.chain import chain
-from django_ws.origin import Refusal, check_origin
+from django_ws.origin import Refusal, check_origin, without_cookies
 from django_ws.pages import serve_page
 from django_ws.request import WebSocketRequest
 from django_ws.throttled_log import ThrottledLog
@@ -28,6 +28,7 @@ from django_ws.types import ASGIApplication, Receive, Scope, Send
 logger = logging.getLogger("django.ws.request")
 
 _foreign = ThrottledLog(logger, logging.WARNING, "handshakes refused for their origin or host")
+_cookies = ThrottledLog(logger, logging.INFO, "handshakes whose cookies do not count")
 _unknown_paths = ThrottledLog(logger, logging.INFO, "handshakes on unknown paths")
 
 
@@ -80,7 +81,7 @@ async def new_handler(scope: Scope, receive: Receive, send: Send) -> WebSocketHa
         return None  # the client left before the server called
     connection = Connection(scope, receive, send)
     try:
-        check_origin(scope)
+        cookies_count = check_origin(scope)
     except Refusal as refusal:
         _foreign.log(
             refusal.message,
@@ -93,6 +94,8 @@ async def new_handler(scope: Scope, receive: Receive, send: Send) -> WebSocketHa
         connection.refuse(refusal.status)
         await connection.settle()
         return None
+    if not cookies_count:
+        scope = connection.scope = _without_cookies(scope, connection)
     if is_draining(connection.loop):
         turn_away(connection)
         await connection.settle()
@@ -126,6 +129,18 @@ async def new_handler(scope: Scope, receive: Receive, send: Send) -> WebSocketHa
     _leave(connection)
     await connection.settle()
     return None
+
+
+def _without_cookies(scope: Scope, connection: Connection) -> Scope:
+    kept = without_cookies(scope)
+    if len(kept["headers"]) < len(scope["headers"]):
+        _cookies.log(
+            connection.path,
+            "WebSocket %s: its cookies do not count, since any file and any page in a sandbox has "
+            "the origin of this one: log in by a token or ticket",
+            connection.path,
+        )
+    return kept
 
 
 def _leave(connection: Connection) -> None:

@@ -20,6 +20,7 @@ from django.dispatch import receiver
 from django_ws.client_address import TrustedProxies, parse_trusted_proxies
 from django_ws.jwt_config import JWTConfig, jwt_config
 from django_ws.rate_limit import Rate, parse_rate
+from django_ws.web_origin import DEFAULT_PORTS, NULL
 
 DEFAULT_PREFIX = "django_ws:"  # of everything that a broadcast backend keeps on a server
 # In the environment of the workers of `runws`: where their proxy is, if WS_BROADCAST is not set.
@@ -71,10 +72,11 @@ def _origins(value: Any) -> tuple[str, ...] | None:
         return None
     origins = _strings(value)
     for origin in origins:
-        if origin == "*":
+        if origin == "*" or origin.lower() == NULL:
             continue
         scheme, separator, host = origin.partition("://")
-        if not separator or not scheme or not host or "/" in host:
+        needs_host = scheme.lower() in DEFAULT_PORTS
+        if not separator or not scheme or (needs_host and not host) or "/" in host:
             raise ValueError(
                 f"{origin!r} is not an origin: write scheme, host and, unless it is the "
                 "scheme's default, port, as in 'https://example.com:8443', or '*' for all"

@@ -6,27 +6,23 @@ only the Origin header tells (RFC 6455, 10.2). The check runs before anything el
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.core.exceptions import DisallowedHost
 from django.core.signals import setting_changed
 from django.dispatch import receiver
-from django.utils.http import is_same_domain
 
 from django_ws import conf
 from django_ws.request import WebSocketRequest
 from django_ws.types import Scope
+from django_ws.web_origin import DEFAULT_PORTS, canonical, is_listed, names_nobody, parsed
 
-ORIGIN = re.compile(
-    r"(?P<scheme>https?)://(?P<host>[a-z0-9_.-]+|\[[0-9a-f:.]+\])(:(?P<port>[0-9]{1,5}))?",
-    re.IGNORECASE | re.ASCII,
-)
-DEFAULT_PORTS = {"http": "80", "https": "443"}
 MAX_CACHED_SIZE = 1024  # bytes of headers; nobody may fill the memory with longer ones
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "[::1]"}
+FORWARDED_HOST = b"x-forwarded-host"
 
 
 class Refusal(Exception):
@@ -38,10 +34,18 @@ class Refusal(Exception):
         super().__init__(message)
 
 
-def check_origin(scope: Scope) -> None:
+class _Verdict(NamedTuple):
+    """``refusal``: status and message, or None. ``cookies_count`` where it is allowed."""
+
+    refusal: tuple[int, str] | None
+    cookies_count: bool = True
+
+
+def check_origin(scope: Scope) -> bool:
     """Raise ``Refusal`` for a bad Host header (400) or a foreign origin (403).
 
-    A handshake without an Origin header does not come from a browser, and is allowed.
+    A handshake without an Origin header does not come from a browser, and is allowed. Returns
+    whether the cookies of the handshake count: not where its origin names nobody.
     """
     deciding_names = _deciding_names()
     deciding = []
@@ -52,28 +56,37 @@ def check_origin(scope: Scope) -> None:
             deciding.append((name, value))
             size += len(value)
     server = tuple(scope.get("server") or ())
-    verdict = _verdict if size <= MAX_CACHED_SIZE else _verdict.__wrapped__
-    refusal = verdict(tuple(deciding), scope.get("scheme", "ws"), server)
-    if refusal is not None:
-        raise Refusal(*refusal)
+    judge = _judge if size <= MAX_CACHED_SIZE else _judge.__wrapped__
+    verdict = judge(tuple(deciding), scope.get("scheme", "ws"), server)
+    if verdict.refusal is not None:
+        raise Refusal(*verdict.refusal)
+    return verdict.cookies_count
+
+
+def without_cookies(scope: Scope) -> Scope:
+    """A copy that has none: nothing behind it can take a cookie for a log-in."""
+    return {
+        **scope,
+        "headers": [item for item in scope["headers"] if item[0].lower() != b"cookie"],
+    }
 
 
 @lru_cache(maxsize=1)
 def _deciding_names() -> frozenset[bytes]:
     """The origin, and the headers that ``get_host()`` and ``is_secure()`` may look at."""
-    names = {b"origin", b"host", b"x-forwarded-host", b"x-forwarded-port"}
-    if settings.SECURE_PROXY_SSL_HEADER is not None:
-        header, _ = settings.SECURE_PROXY_SSL_HEADER
+    names = {b"origin", b"host", FORWARDED_HOST, b"x-forwarded-port"}
+    if settings.SECURE_PROXY_SSL_HEADER:
+        header = settings.SECURE_PROXY_SSL_HEADER[0]
         names.add(header.removeprefix("HTTP_").replace("_", "-").lower().encode())
     return frozenset(names)
 
 
 @lru_cache(maxsize=1024)  # most handshakes come from a few pages
-def _verdict(
+def _judge(
     headers: tuple[tuple[bytes, bytes], ...],
     scheme: str,
     server: tuple[()] | tuple[str, int],
-) -> tuple[int, str] | None:
+) -> _Verdict:
     origins = [value.decode("latin-1") for name, value in headers if name == b"origin"]
     request = WebSocketRequest(
         {"path": "/", "headers": headers, "scheme": scheme, "server": server}
@@ -81,57 +94,76 @@ def _verdict(
     try:
         host = request.get_host()
     except DisallowedHost as error:
-        return 400, f"bad Host header: {str(error)[:300]}"
-    if not origins or _is_allowed(origins, host, request.is_secure()):
-        return None
-    cure = "CSRF_TRUSTED_ORIGINS or WS_ALLOWED_ORIGINS"
-    if conf.get().ws_allowed_origins is not None:
-        cure = "WS_ALLOWED_ORIGINS"
-    return 403, (
+        return _Verdict((400, f"bad Host header: {str(error)[:300]}"))
+    if not origins:
+        return _Verdict(None)
+    secure = request.is_secure()
+    if _is_allowed(origins, host, secure):
+        return _Verdict(None, not any(map(names_nobody, origins)))
+    forwarded = [value.decode("latin-1") for name, value in headers if name == FORWARDED_HOST]
+    message = (
         f"the origin {', '.join(map(repr, origins))[:200]} may not open sockets on {host[:200]!r}. "
-        f"If it is a page of yours, add it to {cure}."
+        f"{_cure(origins, host, secure, forwarded)}"
     )
+    return _Verdict((403, message))
 
 
-def _is_allowed(origins: list[str], host: str, secure: bool) -> bool:
+def _is_allowed(origins: Sequence[str], host: str, secure: bool) -> bool:
     allowed = conf.get().ws_allowed_origins
     if allowed is not None and "*" in allowed:
         return True
     if len(origins) != 1:
         return False  # no browser does that
-    [raw] = origins
+    [origin] = origins
+    match = parsed(origin)
     if allowed is not None:
-        return _canonical(raw) in {_canonical(item) for item in allowed}
-    match = ORIGIN.fullmatch(raw)
+        is_any = match is not None or names_nobody(origin)
+        return is_any and any(is_listed(origin, listed) for listed in allowed)
     if match is None:
         return False
-    origin = _canonical(raw)
-    origin_scheme = match["scheme"].lower()
-    if origin == _canonical(f"{origin_scheme}://{host}"):
-        return origin_scheme == "https" or not secure
-    if settings.DEBUG and match["host"].lower() in LOCAL_HOSTS:
-        return True
-    return any(_is_trusted(origin, item) for item in settings.CSRF_TRUSTED_ORIGINS)
+    scheme = match["scheme"].lower()
+    if scheme in DEFAULT_PORTS:  # the site has no pages of other schemes
+        if canonical(origin) == canonical(f"{scheme}://{host}"):
+            return scheme == "https" or not secure
+        if settings.DEBUG and match["host"].lower() in LOCAL_HOSTS:
+            return True
+    trusted: Any = settings.CSRF_TRUSTED_ORIGINS or ()
+    return any(isinstance(listed, str) and is_listed(origin, listed) for listed in trusted)
 
 
-def _is_trusted(origin: str, trusted: str) -> bool:
-    """Django's rule for CSRF_TRUSTED_ORIGINS: ``https://*.`` allows the domain and below."""
-    trusted = _canonical(trusted)
-    if "://*." not in trusted:
-        return origin == trusted
-    scheme, _, domain = trusted.partition("://*")
-    origin_scheme, _, host = origin.partition("://")
-    return origin_scheme == scheme and is_same_domain(host, domain)
-
-
-def _canonical(origin: str) -> str:
-    """Lower case, without the scheme's default port."""
-    origin = origin.lower()
-    scheme, _, _ = origin.partition("://")
-    return origin.removesuffix(f":{DEFAULT_PORTS.get(scheme, 'none')}")
+def _cure(origins: Sequence[str], host: str, secure: bool, forwarded: Sequence[str]) -> str:
+    """What to do if the page is the site's. Each is tested by doing it."""
+    if len(origins) != 1:
+        return "There is more than one Origin header: let the proxy pass on what it gets."
+    [origin] = origins
+    if parsed(origin) is None and not names_nobody(origin):
+        return "It is not an origin of a page, and no list of origins can name it."
+    if conf.get().ws_allowed_origins is not None:
+        return "If it is a page of yours, add it to WS_ALLOWED_ORIGINS."
+    scheme = origin.partition("://")[0].lower()
+    own = repr(f"https://{host[:200]}") if secure else f"{f'http://{host[:200]}'!r} or https"
+    if names_nobody(origin):
+        return (
+            "Any file, and any page in a sandbox, has it. If your app sends it, name it in "
+            f"WS_ALLOWED_ORIGINS (with your own, {own}), and let it log in by a token or ticket: "
+            "its cookies do not count."
+        )
+    if secure and canonical(origin) == canonical(f"http://{host}"):
+        return f"The page came without TLS, and this handshake with it: load it from {own}."
+    may_be_own = scheme == "https" or (scheme == "http" and not secure)
+    named = [canonical(f"{scheme}://{name}") for name in forwarded]
+    if may_be_own and named == [canonical(origin)]:
+        return (
+            "The header X-Forwarded-Host names it. If that is your proxy's, set "
+            "USE_X_FORWARDED_HOST = True, or let the proxy pass Host on."
+        )
+    return (
+        "If it is a page of yours, add it to CSRF_TRUSTED_ORIGINS or WS_ALLOWED_ORIGINS (there "
+        f"with your own, {own}). If it is this site's, let the proxy pass Host on."
+    )
 
 
 @receiver(setting_changed)
 def _forget(**kwargs: Any) -> None:
-    _verdict.cache_clear()
+    _judge.cache_clear()
     _deciding_names.cache_clear()

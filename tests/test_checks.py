@@ -685,6 +685,42 @@ ORIGINS = [
     setting("WS_ALLOWED_ORIGINS", ["http://a.b"], "W009", "'http://a.b'", "https", deploy=True),
     setting("WS_ALLOWED_ORIGINS", ["https://a.b"], "", deploy=True),
     setting("WS_ALLOWED_ORIGINS", None, "", deploy=True),
+    setting("WS_ALLOWED_ORIGINS", ["https://*.a.b", "capacitor://localhost"], "", deploy=True),
+    setting("WS_ALLOWED_ORIGINS", ["null", "ionic://"], ""),
+    setting("WS_ALLOWED_ORIGINS", ["null"], "W022", "'null' may open sockets", deploy=True),
+    setting("WS_ALLOWED_ORIGINS", ["file://"], "W022", "token or ticket", "log-in", deploy=True),
+    setting("CSRF_TRUSTED_ORIGINS", ["file://"], "W022", "'file://' may", "Remove", deploy=True),
+    *(
+        setting("WS_ALLOWED_ORIGINS", [listed], "E022", f"contains {listed!r}", *says)
+        for listed, *says in [
+            ("wss://a.b", "not of the socket", "write 'https://a.b'"),
+            ("ws://a.b:8000", "write 'http://a.b:8000'"),
+            ("https://müller.de:8443", "write 'https://xn--mller-kva.de:8443'"),
+            ("https://m\u00fcller..de", "in its ASCII form."),
+            ("https://*", "a * stands at the beginning, with a dot"),
+            ("https://*.", "'https://*.example.com'"),
+            ("https://*example.com", "with a dot behind it"),
+            ("https://app.*.com", "with a dot behind it"),
+            ("https://user@a.b", "it is no origin: write scheme, host"),
+            ("https://a.b:port", "it is no origin"),
+            (" https://a.b", "it is no origin"),
+        ]
+    ),
+    *(
+        setting("CSRF_TRUSTED_ORIGINS", [listed], "W023", f"contains {listed!r}", *says)
+        for listed, *says in [
+            ("https://a.b/", "no slash at its end: write 'https://a.b'"),
+            ("https://a.b/page", "write 'https://a.b'"),
+            ("wss://a.b", "write 'https://a.b'"),
+        ]
+    ),
+    setting("CSRF_TRUSTED_ORIGINS", ["a.b"], ""),  # Django tells
+    setting("CSRF_TRUSTED_ORIGINS", None, ""),
+    setting("SECURE_PROXY_SSL_HEADER", ("HTTP_X_FORWARDED_PROTO", "https"), ""),
+    *(
+        setting("SECURE_PROXY_SSL_HEADER", value, "E023", "500", "HTTP_X_FORWARDED_PROTO")
+        for value in ("HTTP_X_FORWARDED_PROTO", ("A", "b", "c"), ("A", 5), 5)
+    ),
 ]
 
 UNFORESEEN = [

@@ -7,7 +7,7 @@ from django.core.checks import Tags, register
 from django_ws.checks.broadcast import check_broadcast, check_reach
 from django_ws.checks.guard import guarded
 from django_ws.checks.middleware import check_middleware
-from django_ws.checks.origins import check_origins
+from django_ws.checks.origins import check_listed_origins, check_origins, check_proxy_header
 from django_ws.checks.routes import check_routes
 from django_ws.checks.runserver import check_runserver
 from django_ws.checks.serving import check_application, check_websocket_library
@@ -21,6 +21,8 @@ for _check in (
     check_middleware,
     check_routes,
     check_broadcast,
+    check_listed_origins,
+    check_proxy_header,
     check_application,
     check_websocket_library,
     check_runserver,
