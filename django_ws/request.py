@@ -125,6 +125,19 @@ class WebSocketRequest(ASGIRequest):
         copy.__dict__.pop("headers", None)  # made from META
         return copy
 
+    @property
+    def scheme(self) -> str:
+        """``https`` or ``http``, by ``SECURE_PROXY_SSL_HEADER`` where that is set.
+
+        Proxies say ``wss`` or ``https`` of the same socket (Traefik the one, nginx the other).
+        """
+        scheme: str = super().scheme or "http"
+        if settings.SECURE_PROXY_SSL_HEADER and scheme == "http":
+            header, secure_value = settings.SECURE_PROXY_SSL_HEADER
+            said = self.META.get(header, "").partition(",")[0].strip()  # the first, as in Django
+            return SCHEMES.get(said, scheme) if secure_value == "https" else scheme
+        return scheme
+
     def _get_scheme(self) -> str:
         scheme: str = self.scope.get("scheme", "ws")
         return SCHEMES.get(scheme, scheme)

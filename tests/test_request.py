@@ -9,8 +9,8 @@ from django.http import QueryDict
 from django.views.debug import get_exception_reporter_filter
 from pytest_django import Settings
 
-from django_ws import WebSocketHandler, WebSocketRequest, get_websocket_application
-from django_ws.testing import WebSocketClient
+from django_ws import WebSocketHandler, WebSocketRequest, get_websocket_application, ws_url
+from django_ws.testing import HandshakeRejected, WebSocketClient
 from django_ws.types import ASGIApplication, Receive, Scope, Send
 from tests.altered import with_headers, with_scope, without_header
 from tests.routes import path
@@ -164,6 +164,60 @@ async def test_secure_proxy_header_decides_where_it_is_set(
     settings.SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     headers = {} if proto is None else {"x-forwarded-proto": proto}
     request = await handshake(headers=headers, origin="https://testserver")
+    assert request.is_secure() is secure
+
+
+PROXIED = [
+    # What proxies say of a socket, and what Django makes of a list: its first item counts.
+    ("wss", True),
+    (" wss ", True),
+    ("wss, http", True),
+    ("wss,ws", True),
+    ("https, http", True),
+    ("ws", False),
+    ("ws, wss", False),
+    ("http, https", False),
+    ("", False),
+    ("wssx", False),
+]
+
+
+@pytest.mark.parametrize(("proto", "secure"), PROXIED)
+async def test_secure_proxy_header_may_name_the_scheme_of_the_socket(
+    settings: Settings, proto: str, secure: bool
+) -> None:
+    """As Traefik does."""
+    settings.SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    request = await handshake(headers={"x-forwarded-proto": proto}, origin="https://testserver")
+    assert request.is_secure() is secure
+    assert request.scheme == ("https" if secure else "http")
+    assert ws_url(request, "keep") == f"{'wss' if secure else 'ws'}://testserver/keep/"
+    scheme = "https" if secure else "http"
+    assert request.build_absolute_uri("/") == f"{scheme}://testserver/"
+
+
+@pytest.mark.parametrize(("proto", "secure"), PROXIED)
+async def test_page_without_tls_may_not_open_a_socket_that_a_proxy_calls_secure(
+    settings: Settings, proto: str, secure: bool
+) -> None:
+    settings.SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    headers = {"x-forwarded-proto": proto}
+    if secure:
+        with pytest.raises(HandshakeRejected) as refused:
+            await handshake(headers=headers, origin="http://testserver")
+        assert refused.value.status == 403
+    else:
+        await handshake(headers=headers, origin="http://testserver")
+
+
+@pytest.mark.parametrize(
+    ("proto", "secure"), [("on", True), ("wss", False), ("https", False), ("off", False)]
+)
+async def test_another_value_for_secure_has_no_scheme_of_sockets(
+    settings: Settings, proto: str, secure: bool
+) -> None:
+    settings.SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_SSL", "on")
+    request = await handshake(headers={"x-forwarded-ssl": proto}, origin="https://testserver")
     assert request.is_secure() is secure
 
 
