@@ -9,6 +9,7 @@ import django
 from django.conf import settings
 from django.core.handlers.asgi import ASGIHandler
 from django.urls import Resolver404, set_script_prefix
+from django.utils import translation
 
 from django_ws import routing
 from django_ws.admission import admission_of, turn_away
@@ -152,7 +153,8 @@ def _leave(connection: Connection) -> None:
 def _tried(request: WebSocketRequest, not_found: Resolver404) -> str:
     """The routes that were tried, for the developer."""
     tried = not_found.args[0].get("tried", []) if not_found.args else []
-    routes = ["".join(str(pattern.pattern) for pattern in patterns) for patterns in tried]
+    with translation.override(routing.language_of(request.path_info)):
+        routes = ["".join(str(pattern.pattern) for pattern in patterns) for patterns in tried]
     lines = [f"No WebSocket route matches {request.path_info!r}. Tried, in order:", *routes, ""]
     if any(route.startswith("/") for route in routes):
         lines.append("Routes begin without a slash: remove it from those that have one.\n")

@@ -8,7 +8,15 @@ from weakref import WeakKeyDictionary
 
 from django.conf import settings
 from django.http import HttpRequest
-from django.urls import Resolver404, ResolverMatch, URLResolver, get_resolver, reverse
+from django.urls import (
+    LocalePrefixPattern,
+    Resolver404,
+    ResolverMatch,
+    URLResolver,
+    get_resolver,
+    reverse,
+)
+from django.utils import translation
 
 from django_ws import conf
 from django_ws.asgi_route import ASGIApplicationHandler
@@ -16,25 +24,59 @@ from django_ws.connection import Connection
 from django_ws.handler import WebSocketHandler
 from django_ws.request import WebSocketRequest
 
-# A route without arguments always gives the same match: found once, shared by its connections.
-_static_matches: WeakKeyDictionary[URLResolver, dict[str, ResolverMatch]] = WeakKeyDictionary()
 MAX_STATIC_MATCHES = 1024
+
+
+class _Routes:
+    """What is known of the routes of one URLconf, found once.
+
+    ``static``: a route without arguments always gives the same match, which its connections
+    share. ``by_language``: ``i18n_patterns`` are among them.
+    """
+
+    __slots__ = ("by_language", "static")
+
+    def __init__(self, resolver: URLResolver) -> None:
+        self.static: dict[str, ResolverMatch] = {}
+        self.by_language = any(
+            isinstance(each.pattern, LocalePrefixPattern) for each in resolver.url_patterns
+        )
+
+
+_routes: WeakKeyDictionary[URLResolver, _Routes] = WeakKeyDictionary()
 
 
 def resolve(path: str) -> ResolverMatch:
     """The route of a path (without the script prefix), as Django's ``ResolverMatch``.
 
     A path that matches only with a trailing slash is matched with it when ``APPEND_SLASH`` is
-    on. Raises ``Resolver404`` with the tried routes, ``ImproperlyConfigured`` where the routes
+    on. Of routes inside ``i18n_patterns`` the language of the path decides, whichever is active.
+    Raises ``Resolver404`` with the tried routes, ``ImproperlyConfigured`` where the routes
     cannot be imported.
     """
     resolver = get_resolver(conf.get().root_ws_urlconf)
-    static = _static_matches.get(resolver)
-    if static is None:
+    routes = _routes.get(resolver)
+    if routes is None:
         _import_routes(resolver)
-        static = _static_matches.setdefault(resolver, {})
+        routes = _routes.setdefault(resolver, _Routes(resolver))
+    match = routes.static.get(path)
+    if match is not None:
+        return match
+    if routes.by_language:
+        with translation.override(language_of(path)):
+            match = _resolve(resolver, path)
+    else:
+        match = _resolve(resolver, path)
+    if not match.kwargs and not match.args:
+        if len(routes.static) >= MAX_STATIC_MATCHES:
+            routes.static.clear()  # a route that matches anything filled it
+        routes.static[path] = match
+    return match
+
+
+def _resolve(resolver: URLResolver, path: str) -> ResolverMatch:
     try:
-        match = static.get(path) or resolver.resolve(path)
+        return resolver.resolve(path)
     except Resolver404 as not_found:
         if settings.APPEND_SLASH and not path.endswith("/"):
             try:
@@ -42,11 +84,11 @@ def resolve(path: str) -> ResolverMatch:
             except Resolver404:
                 pass
         raise not_found from None
-    if not match.kwargs and not match.args:
-        if len(static) >= MAX_STATIC_MATCHES:
-            static.clear()  # a route that matches anything filled it
-        static[path] = match
-    return match
+
+
+def language_of(path: str) -> str:
+    """The language that a path begins with, or that of the site."""
+    return translation.get_language_from_path(path) or settings.LANGUAGE_CODE
 
 
 def _import_routes(resolver: URLResolver) -> None:
@@ -73,7 +115,8 @@ def ws_reverse(
     args: Sequence[Any] | None = None,
     kwargs: Mapping[str, Any] | None = None,
 ) -> str:
-    """The path of a named WebSocket route, as Django's ``reverse()`` gives it for pages.
+    """The path of a named WebSocket route, as Django's ``reverse()`` gives it for pages: with
+    the language that is active, where it stands inside ``i18n_patterns``.
 
     Raises ``NoReverseMatch``, and ``ImproperlyConfigured`` where the routes cannot be imported.
     """
