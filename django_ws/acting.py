@@ -20,7 +20,21 @@ from django_ws.exceptions import ConnectionClosed, SendTimeout
 T = TypeVar("T")
 
 
-class Done(Awaitable[T], Generic[T]):
+# What Python says in its errors of what is no coroutine, ``asyncio.create_task(self.send(...))``
+# above all.
+SHOWN = "<an action of the connection, which has started: it needs no task>"
+
+
+class Action(Awaitable[T], Generic[T]):
+    """What an acting method gives. It may be awaited or not, several times too."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return SHOWN
+
+
+class Done(Action[T], Generic[T]):
     """An action that was over when the call returned; awaiting it costs no turn of the loop."""
 
     __slots__ = ("value",)
@@ -36,13 +50,20 @@ class Done(Awaitable[T], Generic[T]):
 _done_in: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
 
 
+class DoneFuture(asyncio.Future[None]):
+    """An action that was over when the call returned, too."""
+
+    def __repr__(self) -> str:
+        return SHOWN
+
+
 def done(loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
     """A future of this loop that is done: the cheapest thing to await."""
     global _done_in
     known = _done_in  # another thread may set it meanwhile
     if known is not None and known[0] is loop:
         return known[1]
-    future: asyncio.Future[None] = loop.create_future()
+    future = DoneFuture(loop=loop)
     future.set_result(None)
     _done_in = loop, future
     return future
@@ -87,7 +108,7 @@ else:
         return found[0]
 
 
-class Failed(Awaitable[Any]):
+class Failed(Action[Any]):
     """An action that had failed when the call returned: told to whoever awaits it."""
 
     __slots__ = ("_error",)
@@ -100,7 +121,7 @@ class Failed(Awaitable[Any]):
         yield  # makes this a generator
 
 
-class Pending(Awaitable[None]):
+class Pending(Action[None]):
     """An action under way. Cancelling who awaits it does not cancel the action."""
 
     __slots__ = ("_error", "_waiters", "done")
@@ -136,7 +157,7 @@ class Pending(Awaitable[None]):
             raise self._error.with_traceback(None)
 
 
-class All(Awaitable[None]):
+class All(Action[None]):
     """Several actions: over when all of them are. Raises the first error of them."""
 
     __slots__ = ("_actions",)
@@ -149,7 +170,7 @@ class All(Awaitable[None]):
             yield from action.__await__()
 
 
-class Elsewhere(Awaitable[T], Generic[T]):
+class Elsewhere(Action[T], Generic[T]):
     """An action in another event loop. Cancelling who awaits it does not cancel the action."""
 
     __slots__ = ("_result",)

@@ -10,6 +10,7 @@ from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core.signals import got_request_exception
 
+from django_ws.mistakes import explain
 from django_ws.printable import printable
 from django_ws.request import WebSocketRequest
 
@@ -24,6 +25,7 @@ async def report_error(
     In a thread, as Django does it: a log handler may send mail, a receiver may use the network.
     What these raise is told too, and goes no further.
     """
+    explain(error)
     report = sync_to_async(_report)
     try:
         # Whatever happens to the connection meanwhile, the exception gets told.

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, 
 from contextvars import Context
 from typing import Any
 
+from django_ws.acting import Action, DoneFuture
 from django_ws.exceptions import ConnectionClosed
 
 TASK_DUPLICATE_STARTED = "task-duplicate-started"
@@ -34,7 +35,7 @@ class StartedTask(asyncio.Task[Any]):
     __iter__ = __await__  # what C code uses for a Task
 
 
-class Ended(Awaitable[None]):
+class Ended(Action[None]):
     """Awaiting it waits until a task has ended, however it ends."""
 
     __slots__ = ("_task",)
@@ -127,6 +128,8 @@ def _coroutine(
             )
         return function
     coroutine = function(*args, **kwargs) if callable(function) else function
+    if isinstance(coroutine, Action | DoneFuture):
+        raise TypeError(f"start_task({task_id!r}): {function!r} gave {coroutine!r}")
     if not inspect.iscoroutine(coroutine):
         raise TypeError(
             f"start_task({task_id!r}): {function!r} is not a coroutine function. Write it with "
