@@ -1,4 +1,4 @@
-"""The Django app: registers the system checks, and hands on when a log-in ends."""
+"""The Django app: registers the system checks, and listens to what Django's signals tell."""
 
 from django.apps import AppConfig
 
@@ -10,7 +10,9 @@ class DjangoWSConfig(AppConfig):
     verbose_name = "WebSockets"
 
     def ready(self) -> None:
-        from django_ws import checks  # noqa: F401  (importing registers them)
+        from django_ws import checks, missed_upgrades
         from django_ws.auth import signals
 
+        _ = checks  # importing registers them
         signals.connect()
+        missed_upgrades.connect()

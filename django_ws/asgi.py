@@ -6,12 +6,13 @@ import logging
 from typing import Any
 
 import django
+from django.apps import apps
 from django.conf import settings
 from django.core.handlers.asgi import ASGIHandler
 from django.urls import Resolver404, set_script_prefix
 from django.utils import translation
 
-from django_ws import routing
+from django_ws import missed_upgrades, routing
 from django_ws.admission import admission_of, turn_away
 from django_ws.auth import signals
 from django_ws.connection import Connection
@@ -27,10 +28,18 @@ from django_ws.throttled_log import ThrottledLog
 from django_ws.types import ASGIApplication, Receive, Scope, Send
 
 logger = logging.getLogger("django.ws.request")
+app_logger = logging.getLogger("django.ws")
 
 _foreign = ThrottledLog(logger, logging.WARNING, "handshakes refused for their origin or host")
 _cookies = ThrottledLog(logger, logging.INFO, "handshakes whose cookies do not count")
 _unknown_paths = ThrottledLog(logger, logging.INFO, "handshakes on unknown paths")
+
+
+NOT_INSTALLED = (
+    '"django_ws" is not in INSTALLED_APPS. Sockets are served; but there are no system checks, no '
+    "commands (runws, runserver with sockets, startws, wsbroadcast, wscheck), no {% ws_url %}, and "
+    "a log-out in a process without sockets (WSGI, Celery) closes none. Put it at the top."
+)
 
 
 def get_websocket_application(http_app: ASGIApplication | None = None) -> WebSocketApplication:
@@ -42,6 +51,9 @@ def get_websocket_application(http_app: ASGIApplication | None = None) -> WebSoc
     """
     django.setup(set_prefix=False)
     signals.connect()
+    missed_upgrades.connect()
+    if not apps.is_installed("django_ws"):
+        app_logger.info(NOT_INSTALLED)
     return WebSocketApplication(http_app)
 
 
@@ -68,6 +80,8 @@ class WebSocketApplication:
             case "lifespan":
                 await lifespan(scope, receive, send, self.http_app)
             case _:
+                if self.http_app is not None:  # which may send no signal of Django's
+                    missed_upgrades.look_at(scope)
                 await serve_page(self._http, scope, receive, send)
 
 

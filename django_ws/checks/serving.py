@@ -12,9 +12,9 @@ from django.utils.module_loading import import_string
 
 from django_ws.causes import cause
 from django_ws.checks.wrappers import serves_ours
+from django_ws.missed_upgrades import LIBRARIES
 from django_ws.route_faults import is_missing
 
-LIBRARIES = ("websockets", "wsproto")  # one of which uvicorn needs
 OTHER_SERVERS = ("daphne", "granian")  # which bring their own
 ENTRY_POINT = (
     "In asgi.py write: from django_ws import get_websocket_application; "
