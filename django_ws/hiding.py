@@ -5,11 +5,13 @@ Django's reports (its error mails, above all) show the variables of every frame 
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
-from urllib.parse import parse_qsl, unquote_plus
+from urllib.parse import parse_qsl, unquote, unquote_plus
 
 from django.conf import settings
 from django.http import HttpRequest
@@ -21,6 +23,7 @@ STARS = SafeExceptionReporterFilter.cleansed_substitute
 # The names of parameters and cookies that hold secrets: those of Django's filter, and of log-ins.
 NAMES = re.compile("api|auth|jwt|key|pass|secret|sesame|session|signature|ticket|token", re.I)
 USER_IN_URL = re.compile(r"(?<=://)[^/?#\s'\"]*@")
+_ESCAPES = str.maketrans("", "", "\\'\"")
 MIN_SECRET = 8  # characters; a shorter text would be found in variables that have none of it
 
 
@@ -40,13 +43,35 @@ def report_filter(scope: Scope, cookies: dict[str, str]) -> SafeExceptionReporte
     """Django's filter, or that of the setting, which hides the secrets of this handshake too."""
     base: Any = type(get_default_exception_reporter_filter())
     found = {secret for secret in _secrets(scope, cookies) if len(secret) >= MIN_SECRET}
-    made: SafeExceptionReporterFilter = _hiding(base)(frozenset(found))
+    made: SafeExceptionReporterFilter = _hiding(base)(found)
     return made
+
+
+def _forms(secret: str) -> Iterator[str]:
+    """A secret as ``repr()`` and JSON may write it, in text and in bytes.
+
+    Headers are decoded as Latin-1, as WSGI and ASGI servers do, whatever is in them.
+    """
+    texts = [secret]
+    with suppress(UnicodeError):
+        texts.append(secret.encode("latin-1").decode("utf-8", "replace"))
+    for text in texts:
+        yield from (text, repr(text)[1:-1], ascii(text)[1:-1], json.dumps(text)[1:-1])
+        for encoding in ("latin-1", "utf-8"):
+            with suppress(UnicodeError):
+                yield repr(text.encode(encoding))[2:-1]
+
+
+def _flat(text: str) -> str:
+    """Without what is doubled, or left out, where one ``repr()`` stands inside of another."""
+    return text.translate(_ESCAPES)
 
 
 def _secrets(scope: Scope, cookies: dict[str, str]) -> Iterator[str]:
     """Whatever a client may have logged in by."""
-    yield from (value for name, value in cookies.items() if _is_secret_cookie(name, value))
+    for name, value in cookies.items():
+        if _is_secret_cookie(name, value):
+            yield from (value, unquote(value))  # as pages write what has quotes in it
     for part in scope.get("query_string", b"").decode("latin-1").split("&"):
         name, _, value = part.partition("=")
         if NAMES.search(unquote_plus(name)):
@@ -58,7 +83,9 @@ def _secrets(scope: Scope, cookies: dict[str, str]) -> Iterator[str]:
                 yield from text.split()
             case b"cookie":  # as it came: quoted, or more than once
                 pairs = [part.strip().partition("=") for part in text.split(";")]
-                yield from (value for name, _, value in pairs if _is_secret_cookie(name, value))
+                for name, _, value in pairs:
+                    if _is_secret_cookie(name, value):
+                        yield from (value, unquote(value))
             case b"sec-websocket-protocol":
                 yield from (name.strip().partition(".")[2] for name in text.split(","))
 
@@ -72,9 +99,11 @@ def _is_secret_cookie(name: str, value: str) -> bool:
 @lru_cache(maxsize=1)
 def _hiding(base: Any) -> Any:
     class HidingFilter(base):  # type: ignore[misc]
-        def __init__(self, secrets: frozenset[str]) -> None:
+        def __init__(self, secrets: Iterable[str]) -> None:
             super().__init__()
-            self._secrets = secrets
+            self._secrets = {form for secret in secrets for form in _forms(secret)}
+            flat = map(_flat, self._secrets)
+            self._flat_secrets = {secret for secret in flat if len(secret) >= MIN_SECRET}
 
         def get_safe_request_meta(self, request: Any) -> dict[str, Any]:
             meta: dict[str, Any] = super().get_safe_request_meta(request)
@@ -106,6 +135,10 @@ def _hiding(base: Any) -> Any:
                 text = repr(value)
             except Exception:  # the report says so itself
                 return False
-            return any(map(text.__contains__, self._secrets)) or bool(USER_IN_URL.search(text))
+            return (
+                any(map(text.__contains__, self._secrets))
+                or any(map(_flat(text).__contains__, self._flat_secrets))
+                or bool(USER_IN_URL.search(text))
+            )
 
     return HidingFilter
