@@ -22,6 +22,12 @@ from django_ws.throttled_log import ThrottledLog
 
 logger = logging.getLogger("django.ws.request")
 
+UNKNOWN = "unknown"
+KNOW_THEM = (
+    ". All that come without an address count as one: if they come through a proxy and a Unix "
+    'socket, set WS_TRUSTED_PROXIES = ["unix"], and let the proxy send X-Forwarded-For'
+)
+
 _refusals = ThrottledLog(logger, logging.WARNING, "connections refused for a limit of their number")
 
 
@@ -63,7 +69,8 @@ class Limits:
         """Count it for its user, or for its address; where that has too many, end it.
 
         Called when the user is known, and again should that change. An open connection is
-        closed with 4429, a handshake refused with 429. One whose address is not known is let in.
+        closed with 4429, a handshake refused with 429. All whose address is not known count as
+        one: nobody gets past the limit by a way that tells no address.
         """
         config = conf.get()
         user = getattr(request, "user", None)
@@ -72,13 +79,11 @@ class Limits:
             owner, who = user_topic(user), f"user {user.pk}"
         else:
             name, limit = "WS_MAX_CONNECTIONS_PER_ADDRESS", config.ws_max_connections_per_address
-            owner, who = None, ""
-            if limit is not None and (address := request.client_address) is not None:
-                owner = _network(address)
-                who = f"address {owner}"
+            owner = "" if limit is None else _address(request.client_address)
+            who = f"address {owner}"
         with self._lock:
             self._take_back(connection)
-            if owner is None or limit is None:
+            if limit is None:
                 return
             count = self._counts.get(owner, 0)
             if count < limit:
@@ -111,7 +116,7 @@ class Limits:
         _refusals.log(
             name,
             "WebSocket %s refused with %d: %s has as many connections as %s allows, %d "
-            "(client %s; %d refused so far)",
+            "(client %s; %d refused so far)%s",
             connection.path,
             status,
             who,
@@ -119,14 +124,17 @@ class Limits:
             limit,
             request.client_address or "unknown",
             refused,
+            KNOW_THEM if who == f"address {UNKNOWN}" else "",
         )
 
 
 limits = Limits()
 
 
-def _network(address: str) -> str:
+def _address(address: str | None) -> str:
     """What counts as one address: of IPv6 the network /64, which is what one customer is given."""
+    if address is None:
+        return UNKNOWN
     parsed = ip_address(address)
     if isinstance(parsed, IPv6Address):
         return f"{IPv6Address(int(parsed) >> 64 << 64)}/64"

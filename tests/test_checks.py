@@ -723,6 +723,26 @@ ORIGINS = [
     ),
 ]
 
+LIMITS = [
+    *(
+        Case(
+            f"per address, trusted {trusted}",
+            found,
+            ("behind a proxy all anonymous", '"unix"') if found else (),
+            {"WS_MAX_CONNECTIONS_PER_ADDRESS": limit, "WS_TRUSTED_PROXIES": trusted},
+            deploy=True,
+        )
+        for limit, trusted, found in [
+            (5, [], "W024"),
+            (5, ["10.0.0.1"], ""),
+            (5, ["unix"], ""),
+            (None, [], ""),
+        ]
+    ),
+    setting("WS_MAX_CONNECTIONS_PER_ADDRESS", 5, ""),
+    setting("WS_MAX_CONNECTIONS_PER_ADDRESS", 0, "E001", "connections", deploy=True),
+]
+
 UNFORESEEN = [
     Case(
         "raises in repr()",
@@ -742,6 +762,7 @@ CASES = [
     *APPLICATIONS,
     *SERVERS,
     *ORIGINS,
+    *LIMITS,
     *UNFORESEEN,
 ]
 

@@ -12,7 +12,7 @@ from django.test import override_settings
 from django.urls.converters import get_converters, register_converter
 from pytest_django import Settings
 
-from django_ws import Reject, WebSocketHandler
+from django_ws import Reject, WebSocketHandler, throttled_log
 from django_ws import limits as limits_module
 from django_ws.limits import Limits, limits
 from django_ws.request import WebSocketRequest
@@ -238,11 +238,41 @@ async def test_a_client_cannot_give_itself_other_addresses(settings: Settings) -
             assert await refused_with(application=other) == 429
 
 
-async def test_clients_without_an_address_are_let_in(settings: Settings) -> None:
-    settings.WS_MAX_CONNECTIONS_PER_ADDRESS = 1
+async def test_clients_without_an_address_count_as_one_and_the_log_says_what_to_do(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.WS_MAX_CONNECTIONS_PER_ADDRESS = 2
+
+    def unknown(forwarded: bytes | None = None) -> Any:
+        async def application(scope: Any, receive: Any, send: Any) -> None:
+            headers = [] if forwarded is None else [(b"x-forwarded-for", forwarded)]
+            await with_headers(*headers)({**scope, "client": None}, receive, send)
+
+        return application
+
     async with AsyncExitStack() as stack:
         with route(Quiet):
-            await connect(stack, 3, application=from_address(None))
+            await connect(stack, 2, application=unknown())
+            assert await refused_with(application=unknown()) == 429
+            await connect(stack, 2, application=from_address("203.0.113.7"))
+            [line] = caplog.messages
+            assert "address unknown has as many connections" in line
+            assert 'WS_TRUSTED_PROXIES = ["unix"]' in line
+            assert "X-Forwarded-For" in line
+            # Following that, each counts for itself again.
+            settings.WS_TRUSTED_PROXIES = ["unix"]
+            await connect(stack, 2, application=unknown(b"203.0.113.8"))
+            await connect(stack, 2, application=unknown(b"203.0.113.9"))
+            throttled_log.reset_all()
+            assert await refused_with(application=unknown(b"203.0.113.9")) == 429
+            assert "unix" not in caplog.messages[-1]
+
+
+@pytest.mark.parametrize("user", [None, AnonymousUser()], ids=["none", "anonymous"])
+async def test_an_unknown_address_is_not_looked_at_without_the_limit(user: Any) -> None:
+    async with AsyncExitStack() as stack:
+        with route(Quiet):
+            await connect(stack, 5, application=from_address(None))
 
 
 async def test_a_browser_can_read_the_refusal_where_the_handler_says_so(

@@ -6,6 +6,7 @@ from django.core.checks import Tags, register
 
 from django_ws.checks.broadcast import check_broadcast, check_reach
 from django_ws.checks.guard import guarded
+from django_ws.checks.limits import check_limits
 from django_ws.checks.middleware import check_middleware
 from django_ws.checks.origins import check_listed_origins, check_origins, check_proxy_header
 from django_ws.checks.routes import check_routes
@@ -31,3 +32,4 @@ for _check in (
 register(guarded(check_origins), TAG, Tags.security, deploy=True)
 register(guarded(check_reach), TAG, deploy=True)
 register(guarded(check_tickets), TAG, Tags.security, deploy=True)
+register(guarded(check_limits), TAG, Tags.security, deploy=True)
