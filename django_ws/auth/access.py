@@ -32,7 +32,7 @@ class AccessMixin(WebSocketHandler):
         if "authorize" in cls._hooks.sync:
             raise TypeError(
                 f"{cls.__qualname__}.authorize is not async def. Write async def authorize(self) "
-                "and await super().authorize() in it."
+                "and return await super().authorize() in it."
             )
 
     def get_permission_denied_message(self) -> str:

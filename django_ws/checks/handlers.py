@@ -19,6 +19,12 @@ from django_ws.signatures import takes
 
 ELSEWHERE = {"on_disconnect": "on_close", "on_receive": "on_message"}  # in other frameworks
 PLAIN = {"may_subscribe", "unit_of_work"}  # never async def
+INSTEAD_OF_YIELD = {
+    **dict.fromkeys(("authorize", "may_subscribe"), "Return True or False instead of yield."),
+    "authenticate_first": "Return the Login or None instead of yield.",
+    "get_topics": "Return the topics in a list instead of yield.",
+    "unit_of_work": "Put @contextlib.contextmanager above it.",
+}
 SIMILAR = 0.8  # of 1.0; below that it is rather a method of the project's own
 
 
@@ -49,26 +55,30 @@ def _check_hook(
     name: str,
     arguments: tuple[str, ...],
 ) -> Iterator[CheckMessage]:
-    right = f"async def {name}({', '.join(('self', *arguments))})"
+    plain = f"def {name}({', '.join(('self', *arguments))})"
+    write = {
+        **dict.fromkeys(PLAIN, f"Write {plain}."),
+        "authorize": f"Write async {plain}.",  # as the mixins want it
+    }.get(name, f"Write async {plain}, or def.")
     function = getattr(handler_class, name)
     if not callable(function):
         yield Error(
             f"{place} is {hook!r}, not a method.",
-            hint=f"Write {right}, or def.",
+            hint=write,
             id="django_ws.E011",
         )
         return
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         yield Error(
             f"{place} contains a yield, so calling it would run nothing.",
-            hint="Send with await self.send(message) instead of yield.",
+            hint=INSTEAD_OF_YIELD.get(name, "Send with await self.send(message) instead of yield."),
             id="django_ws.E011",
         )
         return
     if name in PLAIN and iscoroutinefunction(function):
         yield Error(
             f"{place} is async def, and its result would be a coroutine.",
-            hint=f"Write {right.removeprefix('async ')}, and read what it needs in on_connect.",
+            hint=f"Write {plain}, and read what it needs in on_connect.",
             id="django_ws.E011",
         )
         return
@@ -78,7 +88,7 @@ def _check_hook(
         called = ", ".join(("self", *arguments)[is_bound:]) or "nothing"
         yield Error(
             f"{place} cannot be called with what it gets: {called}.",
-            hint=f"Write {right}, or def.",
+            hint=write,
             id="django_ws.E010",
         )
 

@@ -129,6 +129,6 @@ def _without_the_check_below(
         yield Warning(
             f"{place}.authorize takes the place of {below[0].__qualname__}.authorize, which is "
             "not asked any more.",
-            hint="Write await super().authorize() in it, or silence this check.",
+            hint="Write return await super().authorize() in it, or silence this check.",
             id="django_ws.W025",
         )
