@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import AnonymousUser
+from django.contrib.auth.models import AnonymousUser, Group, User
 from django.core.exceptions import ImproperlyConfigured
 
 from django_ws import Reject, WebSocketHandler
@@ -247,3 +249,25 @@ async def test_a_generator_in_the_place_of_the_method_does_not_admit() -> None:
 
     assert (await attempt(Handler))[0] == 500
     assert (await attempt(AsyncHandler))[0] == 500
+
+
+# The documentation's example
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_the_documented_mixin_lets_members_in_and_nobody_else() -> None:
+    global user
+    page = (Path(__file__).parent.parent / "docs" / "handlers.md").read_text()
+    [block] = re.findall(r"```python\n([^`]*class MembersOnly[^`]*)```", page)
+    documented: dict[str, Any] = {}
+    exec(block, documented)
+    handler = type("Handler", (documented["NewsHandler"],), {"topics": []})
+    assert await attempt(handler) == (401, "Unauthorized")
+    user = await User.objects.acreate(username="alice")
+    assert await attempt(handler) == (403, "Forbidden")
+    await user.groups.aadd(await Group.objects.acreate(name="others"))
+    assert await attempt(handler) == (403, "Forbidden")
+    await user.groups.aadd(await Group.objects.acreate(name="members"))
+    assert await attempt(handler) == (101, "")
+    closed = type("Handler", (documented["MembersOnly"], with_answer("async", False)), {})
+    assert await attempt(closed) == (403, "Forbidden")
