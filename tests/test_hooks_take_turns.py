@@ -9,7 +9,6 @@ import pytest
 from pytest_django import Settings
 
 from django_ws import WebSocketHandler, abroadcast, adisconnect
-from django_ws.drain import drain
 from django_ws.pubsub.hubs import running_hub
 from tests.asgi_peer import Peer, client, turns, until
 from tests.pubsub.fickle import FickleBackend, fickle  # noqa: F401  (a fixture)
@@ -49,10 +48,6 @@ class Exclusive(WebSocketHandler):
     async def on_broadcast_gap(self, topics: frozenset[str]) -> None:
         async with self.alone("on_broadcast_gap"):
             await self.send("gap")
-
-    async def on_restart(self) -> None:
-        async with self.alone("on_restart"):
-            await self.send("restart")
 
     async def on_close(self) -> None:
         async with self.alone("on_close"):
@@ -95,8 +90,6 @@ async def test_a_broadcast_waits_for_the_hook_that_runs(hook: str) -> None:
         Busy.may_end.set()
         await until(lambda: len(peer.texts) == 2)
         assert peer.texts == ["7", '"gap"']
-        await drain(0)
-        assert peer.texts == ["7", '"gap"', '"restart"']
     assert Busy.overlaps == []
     assert Busy.entered[-1] == "on_close"
 
@@ -345,7 +338,7 @@ async def test_it_takes_turns_with_the_hook_in_which_it_was_joined() -> None:
                 await self.send(message)
 
     # Without a hook that takes turns from the start.
-    for name in ("on_broadcast", "on_broadcast_gap", "on_restart"):
+    for name in ("on_broadcast", "on_broadcast_gap"):
         setattr(Handler, name, getattr(WebSocketHandler, name))
     Plain: Any = type("Plain", (Handler,), {})
     assert not Plain.hooks.takes_turns

@@ -296,7 +296,7 @@ async def test_too_much_is_refused_and_told_to_who_waits_or_to_the_log(
     assert lines(caplog) == []
     sending.put([("a", b"x" * 400)])  # as a hook does: it is not interrupted
     await until(lambda: lines(caplog))
-    assert lines(caplog) == [f"1 broadcasts were lost: {error}"]
+    assert lines(caplog) == [f"1 broadcast was lost: {error}"]
     server.thaw()
     await sending.flush()
     await sending.put([("a", b"2")])
