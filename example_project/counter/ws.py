@@ -34,6 +34,9 @@ class CounterHandler(WebSocketHandler):
             case _:
                 raise InvalidMessage("send an increment or a reset")
 
+    def on_invalid_message(self, error: InvalidMessage) -> None:
+        self.send({"error": error.reason})  # and the connection goes on
+
     def on_broadcast_gap(self, topics: frozenset[str]) -> None:
         self.show()
 

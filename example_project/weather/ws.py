@@ -29,6 +29,9 @@ class WeatherHandler(WebSocketHandler):
             case _:
                 raise InvalidMessage("send a city of the list, or a pause")
 
+    async def on_invalid_message(self, error: InvalidMessage) -> None:
+        await self.send({"error": error.reason})  # and the connection goes on
+
     async def push(self, city: str) -> None:
         """Send the forecast now and after each period, until it is cancelled."""
         forecast = Forecast(city)
