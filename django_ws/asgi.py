@@ -6,7 +6,6 @@ import logging
 from typing import Any
 
 import django
-from django.apps import apps
 from django.conf import settings
 from django.core.handlers.asgi import ASGIHandler
 from django.urls import Resolver404, set_script_prefix
@@ -18,6 +17,7 @@ from django_ws.auth import signals
 from django_ws.connection import Connection
 from django_ws.drain import is_draining, lives
 from django_ws.handler import WebSocketHandler
+from django_ws.installed import tell_what_is_missing
 from django_ws.lifespan import lifespan
 from django_ws.limits import limits
 from django_ws.middleware.chain import chain
@@ -28,18 +28,10 @@ from django_ws.throttled_log import ThrottledLog
 from django_ws.types import ASGIApplication, Receive, Scope, Send
 
 logger = logging.getLogger("django.ws.request")
-app_logger = logging.getLogger("django.ws")
 
 _foreign = ThrottledLog(logger, logging.WARNING, "handshakes refused for their origin or host")
 _cookies = ThrottledLog(logger, logging.INFO, "handshakes whose cookies do not count")
 _unknown_paths = ThrottledLog(logger, logging.INFO, "handshakes on unknown paths")
-
-
-NOT_INSTALLED = (
-    '"django_ws" is not in INSTALLED_APPS. Sockets are served; but there are no system checks, no '
-    "commands (runws, runserver with sockets, startws, wsbroadcast, wscheck), no {% ws_url %}, and "
-    "a log-out in a process without sockets (WSGI, Celery) closes none. Put it at the top."
-)
 
 
 def get_websocket_application(http_app: ASGIApplication | None = None) -> WebSocketApplication:
@@ -52,8 +44,7 @@ def get_websocket_application(http_app: ASGIApplication | None = None) -> WebSoc
     django.setup(set_prefix=False)
     signals.connect()
     missed_upgrades.connect()
-    if not apps.is_installed("django_ws"):
-        app_logger.info(NOT_INSTALLED)
+    tell_what_is_missing()
     return WebSocketApplication(http_app)
 
 

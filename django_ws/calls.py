@@ -33,6 +33,8 @@ _refusals = ThrottledLog(logger, logging.WARNING, "connections closed by what a 
 MIDDLEWARE = "the middleware"
 LOG_IN = "the check of the log-in"
 HANDLER_CLASS = "the class of the handler"
+TOPIC_HANDLER = "the handler of the topic "
+BROADCASTS = {"on_broadcast", "on_broadcast_gap"}
 # Where an exception reaches no ``on_error``: no hook runs before the client may connect.
 _WITHOUT_ON_ERROR = {
     MIDDLEWARE, LOG_IN, HANDLER_CLASS, "authenticate_first", "authorize", "on_error",
@@ -157,7 +159,7 @@ class Calls:
         """As ``call_beside``, for what was given to ``subscribe``."""
         if not iscoroutinefunction(function):
             function = _threaded(function)
-        await self.call_function(f"the handler of the topic {topic!r}", function, topic, message)
+        await self.call_function(f"{TOPIC_HANDLER}{topic!r}", function, topic, message)
 
     async def call_function(
         self, place: str, function: Callable[..., Awaitable[Any]], *args: Any
@@ -196,7 +198,14 @@ class Calls:
     async def report(self, place: str, error: BaseException) -> None:
         """Log an exception and send Django's signal, once."""
         handler = self._handler
-        await report_error(type(handler), handler.request, handler._own_id, place, error)
+        await report_error(
+            type(handler),
+            handler.request,
+            handler._own_id,
+            place,
+            error,
+            is_of_broadcast=place in BROADCASTS or place.startswith(TOPIC_HANDLER),
+        )
 
     def _reject(self, place: str, error: BaseException, rejection: Reject) -> None:
         """Not the site's fault: no traceback, and no mail to the administrators."""

@@ -204,10 +204,10 @@ class WebSocketHandler:
     def on_restart(self) -> Any:
         """The server is about to end: the last word to the client may be said here.
 
-        Called as soon as it is known and no other hook runs; the connection stays open, and goes
-        on as always, until its turn comes to be closed with 1012, within ``WS_DRAIN_SECONDS``
-        and not before this has returned. Only ``runws`` can call it. A hook that runs for long
-        looks at ``restarting``.
+        Called as soon as it is known, and beside ``on_message``: the one hook that may overlap
+        others. The connection stays open, and goes on as always, until its turn comes to be
+        closed with 1012, within ``WS_DRAIN_SECONDS`` and not before this has returned. Only
+        ``runws`` can call it.
         """
         return _nothing_to_do
 
@@ -284,7 +284,10 @@ class WebSocketHandler:
 
     @read_only
     def restarting(self) -> bool:
-        """Whether the server is about to end: a hook that runs for long should come to its end."""
+        """Whether the server is about to end: a hook that runs for long should come to its end.
+
+        True from before ``on_restart``.
+        """
         return self._life is not None and self._life.is_restarting
 
     @read_only

@@ -33,7 +33,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "unit_of_work": (),
 }
 # Called from other tasks than the connection's own, which must wait for their turn:
-BESIDE = {"on_broadcast", "on_broadcast_gap", "on_restart"}
+BESIDE = {"on_broadcast", "on_broadcast_gap"}
 # Never in a thread, even as a plain function:
 IN_THE_LOOP = {"on_task_error", "get_topics", "may_subscribe"}
 

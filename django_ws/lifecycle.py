@@ -33,6 +33,7 @@ from django_ws.exceptions import (
 from django_ws.first_message import FirstMessage
 from django_ws.inbound import STOPPED
 from django_ws.outbound import data_size
+from django_ws.printable import printable
 from django_ws.pubsub.hubs import DEFAULT, hub_of
 from django_ws.throttled_log import ThrottledLog
 from django_ws.types import ASGIApplication, Login, Scope
@@ -243,7 +244,7 @@ class Life(FirstMessage):
                             message = decode(data)
                         except DecodeError as error:
                             path = connection.path
-                            _undecodable.log(path, "WebSocket %s: %s", path, error)
+                            _undecodable.log(path, "WebSocket %s: %s", path, printable(str(error)))
                             await calls.call("on_decode_error", error)
                             calls.place = "on_message"
                         else:

@@ -15,6 +15,7 @@ from threading import Lock
 from django_ws import conf
 from django_ws.close_codes import CloseCode
 from django_ws.connection import Connection
+from django_ws.printable import printable
 from django_ws.pubsub.topics import user_topic
 from django_ws.request import WebSocketRequest
 from django_ws.retry import retry_after
@@ -76,7 +77,7 @@ class Limits:
         user = getattr(request, "user", None)
         if user is not None and user.is_authenticated and user.pk is not None:
             name, limit = "WS_MAX_CONNECTIONS_PER_USER", config.ws_max_connections_per_user
-            owner, who = user_topic(user), f"user {user.pk}"
+            owner, who = user_topic(user), f"user {printable(str(user.pk))}"
         else:
             name, limit = "WS_MAX_CONNECTIONS_PER_ADDRESS", config.ws_max_connections_per_address
             owner = "" if limit is None else _address(request.client_address)

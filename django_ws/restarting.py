@@ -26,16 +26,16 @@ class Restarting(Ending):
         """Call ``on_restart``; None where nobody overrides it, or it is not open."""
         self.is_restarting = True
         if self.connection.state is OPEN and "on_restart" in self.handler._hooks.overridden:
-            return self.background.start(self._call_on_restart(), "on_restart")
+            # Not in turn with the hook that runs, perhaps for long: this tells it of the restart.
+            return self.background.start(self._call_on_restart(), "on_restart", is_alone=False)
         return None
 
     async def _call_on_restart(self) -> None:
         # on_open comes first; an event for its end would be memory for every connection.
         while not self._is_started and self.connection.state is OPEN:  # noqa: ASYNC110
             await asyncio.sleep(LOOK_SECONDS)
-        async with self.calls.turn():
-            if self.connection.state is OPEN:
-                await self.calls.call_beside("on_restart")
+        if self.connection.state is OPEN:
+            await self.calls.call_beside("on_restart")
 
     def restart(self, told: asyncio.Task[None] | None = None) -> None:
         """End with 1012: when ``told`` and the running hook are done, or ``WS_CLOSE_TIMEOUT``

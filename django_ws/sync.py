@@ -97,11 +97,15 @@ def run_unit(
         clean_databases()
 
 
+Around = WeakMethod[Callable[[], AbstractContextManager[Any] | None]]
+
+
 class InOrder(Executor):
     """One connection's sync work: one call at a time, in order, in whichever thread is free."""
 
-    def __init__(self, work: SyncWork) -> None:
-        self._work = work
+    def __init__(self, path: str = "", around: Around | None = None) -> None:
+        self._path = path
+        self._around = around
         self._lock = threading.Lock()
         self._waiting: deque[tuple[Future[Any], Callable[..., Any], Callable[[], Any]]] = deque()
         self._running = False
@@ -112,7 +116,7 @@ class InOrder(Executor):
         future: Future[R] = Future()
 
         def call() -> R:
-            return run_unit(self._work.unit_of_work(), fn, *args, **kwargs)
+            return run_unit(_unit_of_work(self._around), fn, *args, **kwargs)
 
         with self._lock:
             self._waiting.append((future, fn, call))
@@ -157,11 +161,11 @@ class InOrder(Executor):
         if current is not None and current is before:
             name = _name_of(current)
             _blocking.log(
-                (self._work.path, name),
+                (self._path, name),
                 "WebSocket %s: %s has run for %g s or longer, and further sync work of the same "
                 "connection waits for it: %d. The sync code of one connection runs one call after "
                 "the other. Run what takes long in a thread of its own.",
-                self._work.path,
+                self._path,
                 name,
                 LONG_SECONDS,
                 waiting,
@@ -174,7 +178,7 @@ class InOrder(Executor):
                 "pool",
                 "WebSocket %s: sync work has waited %.0f s for a free thread: all %d of "
                 "WS_SYNC_THREADS were busy. Raise it, or make the sync code shorter.",
-                self._work.path,
+                self._path,
                 waited,
                 conf.get().ws_sync_threads,
             )
@@ -197,6 +201,22 @@ class InOrder(Executor):
         self._hand_to_pool()
 
 
+def _unit_of_work(around: Around | None) -> AbstractContextManager[Any]:
+    """What surrounds one unit. Raises ``TypeError`` for what is no context manager."""
+    function = around() if around is not None else None
+    manager = function() if function is not None else None
+    if manager is None:
+        return nullcontext()
+    if not isinstance(manager, AbstractContextManager):
+        if inspect.iscoroutine(manager):
+            manager.close()  # it will never run: no warning about that as well
+        raise TypeError(
+            f"unit_of_work() gave {type(manager).__name__} instead of a context manager or "
+            "None. Write def, not async def, and return what `with` takes."
+        )
+    return manager
+
+
 def _name_of(function: Any) -> str:
     """The name of the function that asgiref has wrapped for a thread."""
     wrapper = getattr(getattr(function, "func", None), "__self__", None)
@@ -214,23 +234,9 @@ class SyncWork:
 
     def __init__(self, path: str = "") -> None:
         self.path = path  # of the connection, for the log
-        self.around: WeakMethod[Callable[[], AbstractContextManager[Any] | None]] | None = None
+        self.around: Around | None = None
         self.executor: InOrder | None = None  # made for the first call: most have none
         self.log_in_watch: Any = None  # where the checks of its log-in need ``around``
-
-    def unit_of_work(self) -> AbstractContextManager[Any]:
-        function = self.around() if self.around is not None else None
-        manager = function() if function is not None else None
-        if manager is None:
-            return nullcontext()
-        if not isinstance(manager, AbstractContextManager):
-            if inspect.iscoroutine(manager):
-                manager.close()  # it will never run: no warning about that as well
-            raise TypeError(
-                f"unit_of_work() gave {type(manager).__name__} instead of a context manager or "
-                "None. Write def, not async def, and return what `with` takes."
-            )
-        return manager
 
 
 _everything: ContextVar[Executor | None] = ContextVar("django_ws_sync_everything", default=None)
@@ -246,7 +252,7 @@ class _ByConnection(Executor):
             return everything.submit(fn, *args, **kwargs)
         work = _work.get()
         if work.executor is None:
-            work.executor = InOrder(work)
+            work.executor = InOrder(work.path, work.around)
         return work.executor.submit(fn, *args, **kwargs)
 
 

@@ -11,7 +11,7 @@ from django.utils import translation
 from django_ws import WebSocketHandler, abroadcast
 from django_ws.drain import drain
 from django_ws.pubsub.hubs import running_hub
-from django_ws.testing import WebSocketClient
+from django_ws.testing import HandshakeRejected, WebSocketClient
 from tests.asgi_peer import Peer, client, route, until
 
 here = f"{__name__}.german"
@@ -184,3 +184,22 @@ async def test_a_server_that_ends_a_handshake_at_once_is_no_error(
         await asyncio.wait([peer.task])
     assert Handler.seen == {}
     assert caplog.records == []
+
+
+def refuses_soon(func: Callable[[WebSocketHandler], Awaitable[None]]) -> Any:
+    async def middleware(ws: WebSocketHandler) -> None:
+        asyncio.get_running_loop().call_soon(ws.reject, 403)
+        await func(ws)
+
+    return middleware
+
+
+async def test_a_refusal_just_as_the_hooks_begin_counts() -> None:
+    class Handler(WebSocketHandler):
+        async def on_connect(self) -> None:
+            await asyncio.sleep(0)
+
+    with pytest.raises(HandshakeRejected) as refused:
+        async with client(Handler, middleware=[f"{__name__}.refuses_soon"]):
+            pass
+    assert refused.value.status == 403

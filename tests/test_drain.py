@@ -118,8 +118,8 @@ async def test_a_handler_without_the_hook_is_closed_all_the_same() -> None:
         assert peer.closes == [RESTARTING]
 
 
-async def test_the_last_word_comes_after_the_hook_that_runs_which_can_see_the_restart() -> None:
-    class Handler(Telling):
+async def test_a_hook_that_runs_for_long_can_see_the_restart() -> None:
+    class Handler(WebSocketHandler):
         async def on_message(self, message: Any) -> None:
             before = self.restarting
             await until(lambda: self.restarting)
@@ -129,7 +129,29 @@ async def test_the_last_word_comes_after_the_hook_that_runs_which_can_see_the_re
         peer.say("1")
         await until(lambda: peer.received == 2)
         await ended(begin())
-        assert peer.texts == ['"done with 1 False"', '"last word"']
+        assert peer.texts == ['"done with 1 False"']
+        assert peer.closes == [RESTARTING]
+        assert not peer.handler.restarting  # it is over
+
+
+async def test_the_hook_runs_beside_a_message_whose_answer_goes_out_before_the_close() -> None:
+    go_on = asyncio.Event()
+
+    class Handler(Telling):
+        async def on_message(self, message: Any) -> None:
+            await go_on.wait()
+            await self.send(f"done with {message}")
+
+    async with Peer(Handler) as peer:
+        peer.say("1")
+        await until(lambda: peer.received == 2)
+        draining = begin()
+        await until(lambda: peer.texts == ['"last word"'])
+        await turns()
+        assert peer.closes == []
+        go_on.set()
+        await ended(draining)
+        assert peer.texts == ['"last word"', '"done with 1"']
         assert peer.closes == [RESTARTING]
         assert Handler.codes == [1012]
 
@@ -343,9 +365,7 @@ async def test_what_has_not_ended_when_time_is_up_is_cancelled(
         assert peer.closes == [RESTARTING]
         with pytest.raises(asyncio.CancelledError):
             await peer.ended()
-    assert warnings_in(caplog) == [
-        "Draining: 1 connections have not ended, and are cancelled: /ws/"
-    ]
+    assert warnings_in(caplog) == ["Draining: 1 connection has not ended, and is cancelled: /ws/"]
 
 
 async def test_the_budget_of_the_server_shortens_the_drain(
@@ -367,7 +387,8 @@ async def test_the_budget_of_the_server_shortens_the_drain(
             for ws in (one, two):
                 assert await ws.receive() == "last word"
                 assert await closed(ws) == RESTARTING
-    assert "2 sockets are closed over 0 s, not over WS_DRAIN_SECONDS: there are 45 s" in caplog.text
+    line = "2 connections are closed over 0 s, not over WS_DRAIN_SECONDS: there are 45 s"
+    assert line in caplog.text
 
 
 async def test_many_sockets_are_told_and_closed(monkeypatch: pytest.MonkeyPatch) -> None:

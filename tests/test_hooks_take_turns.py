@@ -6,10 +6,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from pytest_django import Settings
 
-from django_ws import WebSocketHandler, abroadcast, adisconnect
-from django_ws.drain import drain
+from django_ws import WebSocketHandler, abroadcast, adisconnect, user_topic
+from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.hubs import running_hub
 from tests.asgi_peer import Peer, client, turns, until
 from tests.pubsub.fickle import FickleBackend, fickle  # noqa: F401  (a fixture)
@@ -49,10 +50,6 @@ class Exclusive(WebSocketHandler):
     async def on_broadcast_gap(self, topics: frozenset[str]) -> None:
         async with self.alone("on_broadcast_gap"):
             await self.send("gap")
-
-    async def on_restart(self) -> None:
-        async with self.alone("on_restart"):
-            await self.send("restart")
 
     async def on_close(self) -> None:
         async with self.alone("on_close"):
@@ -95,8 +92,6 @@ async def test_a_broadcast_waits_for_the_hook_that_runs(hook: str) -> None:
         Busy.may_end.set()
         await until(lambda: len(peer.texts) == 2)
         assert peer.texts == ["7", '"gap"']
-        await drain(0)
-        assert peer.texts == ["7", '"gap"', '"restart"']
     assert Busy.overlaps == []
     assert Busy.entered[-1] == "on_close"
 
@@ -345,7 +340,7 @@ async def test_it_takes_turns_with_the_hook_in_which_it_was_joined() -> None:
                 await self.send(message)
 
     # Without a hook that takes turns from the start.
-    for name in ("on_broadcast", "on_broadcast_gap", "on_restart"):
+    for name in ("on_broadcast", "on_broadcast_gap"):
         setattr(Handler, name, getattr(WebSocketHandler, name))
     Plain: Any = type("Plain", (Handler,), {})
     assert not Plain._hooks.takes_turns
@@ -420,6 +415,59 @@ async def test_an_exception_in_it_is_that_of_a_hook(caplog: pytest.LogCaptureFix
         await peer.ended()
         assert [code for code, _ in peer.closes] == [1011]
     assert "exception in the handler of the topic 'control'" in caplog.messages[0]
+
+
+async def test_what_the_connection_itself_has_broadcast_can_leave_it_out_there_too() -> None:
+    class Handler(Controlled):
+        async def on_message(self, message: Any) -> None:
+            await self.subscribe("control", self.on_control)
+            await self.broadcast("control", "not to me", exclude_self=True)
+            await self.broadcast("control", "to all")
+
+    async with client(Handler) as ws:
+        await ws.send(1)
+        assert await ws.receive() == ["control", "to all"]
+
+
+async def test_a_topic_that_the_backend_does_not_confirm_is_not_joined(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Handler(Controlled):
+        async def on_message(self, message: Any) -> None:
+            hub = running_hub("default")
+            assert hub is not None
+
+            async def never(topics: Any) -> None:
+                await asyncio.Event().wait()
+
+            monkeypatch.setattr(hub.rooms.backend, "subscribe", never)
+            monkeypatch.setattr("django_ws.pubsub.rooms.SUBSCRIBE_SECONDS", 0.01)
+            with pytest.raises(BroadcastError):
+                await self.subscribe("control", self.on_control)
+            await self.send(sorted(self.subscriptions))
+
+    async with client(Handler) as ws:
+        await ws.send(1)
+        assert await ws.receive() == ["room"]
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_log_in_is_checked_by_such_a_topic_too() -> None:
+    class Handler(Controlled):
+        async def on_message(self, message: Any) -> None:
+            await self.subscribe(user_topic(self.request.user), self.on_control)
+            await self.send("joined")
+
+    user = await User.objects.acreate(username="alice")
+    async with client(Handler, user=user) as ws:
+        await ws.send(1)
+        assert await ws.receive() == "joined"
+        await User.objects.filter(pk=user.pk).aupdate(is_active=False)
+        hub = running_hub("default")
+        assert hub is not None
+        [member] = hub.rooms.members_of(user_topic(user))
+        member.check_login()
+        assert await ws.wait_closed() == 4401
 
 
 async def test_what_is_no_function_is_refused_at_the_call() -> None:

@@ -142,6 +142,14 @@ async def test_a_page_leaves_no_database_connection_behind(
     assert left.opened == left.closed == 5
 
 
+async def test_where_django_has_closed_it_nothing_is_left_to_do(
+    left: Left, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(connections["default"].settings_dict, "CONN_MAX_AGE", 0)
+    assert await page("/count/") == (200, b"0")
+    assert left.opened == left.closed == 1
+
+
 async def test_a_page_without_queries_opens_no_connection_for_this(left: Left) -> None:
     assert await page("/nothing/") == (200, b"no query")
     assert left.opened == 0

@@ -17,7 +17,8 @@ from django.db import connection, connections
 from pytest_django import Settings
 
 from django_ws import WebSocketHandler, sync
-from django_ws.sync import InOrder, SyncWork
+from django_ws.auth.watch import watch_here
+from django_ws.sync import InOrder
 from django_ws.testing import HandshakeRejected, WebSocketClient
 from tests.asgi_peer import PATH, Peer, client, handlers, route, the_handler, until
 
@@ -95,6 +96,20 @@ async def test_the_checks_of_the_log_in_run_in_it_too(settings: Settings) -> Non
         assert await ws.wait_closed() == 4401
 
 
+async def test_all_log_ins_of_one_connection_are_checked_together() -> None:
+    watches = []
+
+    class Handler(Surrounded):
+        async def on_message(self, message: Any) -> None:
+            watches.extend([watch_here(), watch_here()])
+            await self.send("done")
+
+    async with client(Handler) as ws:
+        await ws.send(1)
+        await ws.receive()
+    assert watches[0] is watches[1]
+
+
 async def test_two_connections_have_theirs_apart() -> None:
     class Handler(Surrounded):
         @contextmanager
@@ -131,20 +146,26 @@ async def test_it_keeps_no_handler_alive() -> None:
         gc.enable()
 
 
+@pytest.mark.parametrize("kind", ["coroutine", "int"])
 async def test_one_that_cannot_be_entered_is_an_error_that_names_it(
-    caplog: pytest.LogCaptureFixture,
+    kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Handler(WebSocketHandler):
-        async def unit_of_work(self) -> None:  # type: ignore[override]
-            return None
+    async def coroutine(self: Any) -> None: ...
 
-        def on_connect(self) -> None: ...
+    def number(self: Any) -> int:
+        return 5
 
+    def on_connect(self: Any) -> None: ...
+
+    function = coroutine if kind == "coroutine" else number
+    Handler: Any = type(
+        "Handler", (WebSocketHandler,), {"unit_of_work": function, "on_connect": on_connect}
+    )
     with pytest.raises(HandshakeRejected) as refused:
         async with client(Handler):
             pass
     assert refused.value.status == 500
-    assert "unit_of_work() gave coroutine instead of a context manager" in caplog.text
+    assert f"unit_of_work() gave {kind} instead of a context manager" in caplog.text
 
 
 async def test_what_a_unit_leaves_on_a_connection_is_not_there_for_the_next(
@@ -248,8 +269,7 @@ def waiting_in_the_pool() -> bool:
 
 
 def test_work_submitted_by_a_thread_is_done_in_order_and_watched_by_nobody() -> None:
-    work = SyncWork("/ws/")
-    executor = InOrder(work)
+    executor = InOrder("/ws/")
     go_on = threading.Event()
     first = executor.submit(go_on.wait, 20)
     others = [executor.submit(lambda number: number, number) for number in range(3)]
@@ -263,7 +283,7 @@ def test_a_pool_that_takes_nothing_more_fails_the_work_instead_of_losing_it(
 ) -> None:
     ended = ThreadPoolExecutor(1)
     ended.shutdown()
-    executor = InOrder(SyncWork())
+    executor = InOrder()
     with monkeypatch.context() as patched:
         patched.setattr(sync, "_pool", ended)
         with pytest.raises(RuntimeError, match="after shutdown"):
@@ -274,7 +294,7 @@ def test_a_pool_that_takes_nothing_more_fails_the_work_instead_of_losing_it(
 def test_a_pool_that_ends_meanwhile_fails_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     pool = ThreadPoolExecutor(1)
     monkeypatch.setattr(sync, "_pool", pool)
-    executor = InOrder(SyncWork())
+    executor = InOrder()
     go_on = threading.Event()
     first = executor.submit(go_on.wait, 20)
     waiting, cancelled = executor.submit(int, "1"), executor.submit(int, "2")
@@ -288,7 +308,7 @@ def test_a_pool_that_ends_meanwhile_fails_what_waits(monkeypatch: pytest.MonkeyP
 
 def test_connections_that_are_open_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(connections["default"].settings_dict, "CONN_MAX_AGE", 60)
-    executor = InOrder(SyncWork())
+    executor = InOrder()
 
     def wrapper() -> Any:
         connection.settings_dict["CONN_MAX_AGE"] = 60
