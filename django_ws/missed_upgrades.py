@@ -53,8 +53,8 @@ def _request_started(
     if environ is not None:
         if environ.get("HTTP_UPGRADE", "").lower() == "websocket":
             _tell(str(environ.get("PATH_INFO", "")), WSGI)
-    elif scope is not None:
-        look_at(scope)
+    else:
+        look_at(scope or {})
 
 
 def look_at(scope: Scope) -> None:
@@ -77,10 +77,11 @@ def _cause(scope: Scope) -> str:
 
 
 def _tell(path: str, cause: str) -> None:
-    if _untold.acquire(blocking=False):
-        request_started.disconnect(dispatch_uid="django_ws")  # nothing is looked at any more
-        logger.warning(
-            "WebSocket %s: the handshake came as the request of a page: %s (Said once.)",
-            printable(path),
-            cause,
-        )
+    if not _untold.acquire(blocking=False):
+        return  # another thread was first
+    request_started.disconnect(dispatch_uid="django_ws")  # nothing is looked at any more
+    logger.warning(
+        "WebSocket %s: the handshake came as the request of a page: %s (Said once.)",
+        printable(path),
+        cause,
+    )

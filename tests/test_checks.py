@@ -25,6 +25,7 @@ from django.core.handlers.asgi import ASGIHandler
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 
+from django_ws.checks.wrappers import serves_ours
 from django_ws.middleware import AuthMiddleware
 from tests.asgi import application as site
 from tests.routes import path
@@ -85,7 +86,7 @@ channels_routes_to_ours = within_channels(
     AuthMiddlewareStack(URLRouter([path("old/", Consumer.as_asgi()), path("", site)]))
 )
 own_wrappers_around_ours = within_channels(
-    BaseMiddleware(OwnWrapper(in_closure(partial(in_closure(site).__call__))))
+    BaseMiddleware(OwnWrapper(in_closure(partial(OwnWrapper(in_closure(site)).__call__))))
 )
 in_a_table = within_channels(BaseMiddleware(partial(OwnWrapper, {"ws": [site]})))
 only_consumers = within_channels(AuthMiddlewareStack(URLRouter([path("", Consumer.as_asgi())])))
@@ -553,6 +554,9 @@ begins at the left."""
     handler("def wrong(): x.id = 5", ""),
     # Nothing can be seen without a source.
     handler("exec('def on_open(self): self.id = 5')", ""),
+    handler("x = (lambda self:\n    5)", ""),
+    handler("def on_open(self): self.id = 5\non_open.__wrapped__ = on_open", ""),
+    handler("def on_open(self): ...\non_open.__wrapped__ = print", ""),
     handler("on_open = eval('lambda self: setattr(self, 1)')", ""),
     Case(
         "a class that several inherit from is told of once",
@@ -813,6 +817,30 @@ def test_a_mistake_gives_one_message_with_id_place_and_cure(
         text = f"{message.msg} {message.hint}"
         assert [words for words in case.says if words not in text] == []
         assert message.hint or str(message.id).startswith("urls.")
+
+
+@pytest.mark.parametrize(
+    ("application", "found"),
+    [
+        (site, True),
+        (wrapped_application, True),
+        (channels_middleware_around_ours, True),
+        (channels_routes_to_ours, True),
+        (own_wrappers_around_ours, True),
+        (in_a_table, True),
+        (static_files_of_ours, True),
+        (django_application, False),
+        (only_consumers, False),
+        (channels_for_http, False),
+        (unknown_within_channels, None),
+        (cyclic_within_channels, None),
+        (very_deep, None),
+        (None, None),
+    ],
+    ids=range(14),
+)
+def test_the_application_is_found_inside_of_others(application: Any, found: bool | None) -> None:
+    assert serves_ours(application) is found
 
 
 def test_all_mistakes_are_reported_and_not_only_the_first(

@@ -51,6 +51,8 @@ NOT_THROTTLED = {
     "auth/signals.py": {"_logged_out": SITE, "_publish": "one for each log-out, as the request"},
     "auth/tokens/ticket.py": {"__init__": ONCE},
     "drain.py": {"_await_end": ONCE, "drain": ONCE},
+    "installed.py": {"tell_what_is_missing": ONCE},
+    "missed_upgrades.py": {"_tell": "once in each process"},
     "pubsub/backends/redis_cluster_listener.py": {"end": OUTAGE, "go_on": OUTAGE},
     "pubsub/backends/redis_listener.py": {"_back": OUTAGE, "_lose": OUTAGE},
     "pubsub/backends/zeromq.py": {"_come_back": OUTAGE, "_lose": OUTAGE},
@@ -200,6 +202,16 @@ async def _(it: Floods) -> None:
             with suppress(HandshakeRejected):
                 async with WebSocketClient(PATH, origin=f"https://{number}.example"):
                     pass
+
+
+@floods("handshakes whose cookies do not count")
+async def _(it: Floods) -> None:
+    class Quiet(Plain):
+        closes = False
+
+    it.settings.WS_ALLOWED_ORIGINS = ["null"]
+    cookies = {"theme": "dark"}
+    await it.connect(Quiet, url="ws/<n>/", at="/ws/{}/", origin="null", cookies=cookies)
 
 
 @floods("handshakes on unknown paths")

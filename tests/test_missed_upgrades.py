@@ -100,6 +100,25 @@ async def test_asgi_says_it_once(caplog: pytest.LogCaptureFixture) -> None:
     assert line.startswith(r"WebSocket /ws/echo/\n: ")
 
 
+async def test_a_signal_that_tells_nothing_is_no_handshake(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    request_started.send(sender=None)
+    assert warnings(caplog) == []
+
+
+def test_of_several_threads_that_see_it_at_once_one_says_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    receivers = [each for each in request_started.receivers if each[0][0] == "django_ws"]
+    assert len(receivers) == 1
+    environ = {"HTTP_UPGRADE": "websocket", "PATH_INFO": "/ws/echo/"}
+    look = missed_upgrades._request_started
+    for _ in range(2):  # as one that the signal had begun to call before the other was done
+        look(environ=environ)
+    assert len(warnings(caplog)) == 1
+
+
 async def test_nothing_is_looked_at_any_more_once_it_is_said() -> None:
     def count() -> int:
         return len(request_started.receivers)

@@ -41,9 +41,8 @@ MEANT = (
 
 def own_classes(handler_class: type[WebSocketHandler]) -> Iterator[type]:
     """The classes of the user's that come before ``WebSocketHandler``."""
-    for each in handler_class.__mro__:
-        if each is WebSocketHandler:
-            return
+    mro = handler_class.__mro__
+    for each in mro[: mro.index(WebSocketHandler)]:
         if each.__module__.partition(".")[0] != LIBRARY:
             yield each
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cached_property as functools_cached_property
 from functools import partialmethod
 from types import FunctionType
@@ -26,12 +27,10 @@ def functions_of(value: Any) -> Iterator[FunctionType]:
         case cached_property() | functools_cached_property() | partialmethod():
             yield from functions_of(value.func)
         case FunctionType():
-            try:
-                function = inspect.unwrap(value)
-            except ValueError:  # it wraps itself
-                function = value
-            if isinstance(function, FunctionType):
-                yield function
+            with suppress(ValueError):  # it wraps itself
+                value = inspect.unwrap(value)
+            if isinstance(value, FunctionType):
+                yield value
 
 
 def parsed(function: FunctionType) -> FunctionNode | None:
@@ -40,14 +39,11 @@ def parsed(function: FunctionType) -> FunctionNode | None:
     """
     try:
         lines, first = inspect.getsourcelines(function)
-    except (OSError, TypeError, SyntaxError):
-        return None
-    text = "".join(lines)
-    is_indented = text[:1].isspace()
-    try:
+        text = "".join(lines)
+        is_indented = text[:1].isspace()
         # Not textwrap.dedent(), which texts of several lines may hinder.
         tree = ast.parse(f"if True:\n{text}" if is_indented else text)
-    except (SyntaxError, ValueError):
+    except (OSError, TypeError, SyntaxError, ValueError):
         return None
     ast.increment_lineno(tree, first - 1 - is_indented)
     for node in ast.walk(tree):
