@@ -9,6 +9,9 @@ The two never disagree about the state of a connection, since only one of them h
 a short path is taken the general implementation is open, between two frames, and not within a
 fragmented message; and it never sees a part of a frame that takes a short path. These leave
 nothing behind that it would have to know.
+
+What one read gives is not taken apart in one go, whatever a client sends: when enough messages
+wait, or enough other frames were handled, the rest is held, and nothing more is read.
 """
 
 from __future__ import annotations
@@ -19,22 +22,28 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.config import Config
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from websockets.extensions.permessage_deflate import (
     PerMessageDeflate,
     ServerPerMessageDeflateFactory,
 )
+from websockets.exceptions import WebSocketException
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from django_ws.frame_extension import NAME, FrameExtension
+from django_ws.printable import printable
 from django_ws.server.events import Events
 from django_ws.server.frames import (
     BINARY,
     BINARY_HEADS,
+    CLOSE,
     COMPRESSION,
     CONTINUATION,
+    CONTROL,
+    ENDLESS,
     FIN,
     FIN_BINARY,
     FIN_TEXT,
@@ -46,6 +55,10 @@ from django_ws.server.frames import (
     frame,
     sizes_of_frame,
 )
+from django_ws.server.handshake import request_of, split_head
+from django_ws.server.http import HAS_BODY, INVALID, has_body
+from django_ws.server.keepalive import Keepalive
+from django_ws.throttled_log import ThrottledLog
 
 try:
     from websockets.speedups import apply_mask
@@ -58,18 +71,46 @@ if TYPE_CHECKING:
 if "pause_writing" not in vars(WebSocketsSansIOProtocol):  # pragma: no cover - depends on uvicorn
     raise ImportError("FastProtocol needs uvicorn 0.53 or newer: pip install --upgrade uvicorn")
 
+logger = logging.getLogger("uvicorn.error")
+
 SMALL = 4096  # bytes of payload; what is larger is read by the general implementation
 LARGEST_WRITTEN = 65535  # bytes of payload; what is larger is written by it
 WINDOW_BITS = 12  # uvicorn's, both ways
 
+# What one connection may do in one turn of the event loop: about two milliseconds.
+FRAMES_IN_A_TURN = 64  # by the general implementation
+FRAMES_SKIPPED_IN_A_TURN = 2048  # after our own close
 
-class FastProtocol(WebSocketsSansIOProtocol):
+# Frames that carry nothing: who sends more is closed with 1008.
+CONTROL_FRAMES, CONTROL_SECONDS = 1000, 10.0
+# Fragments of one message, and one more for so many bytes: who sends more is closed with 1009.
+FRAGMENTS, BYTES_OF_A_FRAGMENT = 1024, 64
+# After our own close: the message that the client was sending, and so many bytes.
+SKIPPED_BYTES = 64 * 1024
+
+_closes = ThrottledLog(logger, logging.WARNING, "connections closed for what their client sent")
+
+
+_BAD_REQUEST = (
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\n"
+    b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(INVALID), INVALID.encode())
+)
+_DEFLATE = ServerPerMessageDeflateFactory(
+    server_no_context_takeover=True,
+    server_max_window_bits=WINDOW_BITS,
+    client_max_window_bits=WINDOW_BITS,
+    compress_settings=COMPRESSION,
+)
+
+
+class FastProtocol(Keepalive):
     """A protocol class for uvicorn's option ``ws``. One instance is one connection."""
 
     # Beside the dict of uvicorn's class: it is as large as it may be before it doubles.
     __slots__ = (
-        "_bits", "_can_write", "_held", "_in_message", "_is_between", "_is_open", "_is_paused",
-        "_may_shorten", "_owed", "_transport",
+        "_bits", "_can_write", "_controls", "_controls_since", "_fragments", "_has_closed", "_held",
+        "_is_between", "_is_open", "_is_paused", "_is_rest", "_is_scheduled", "_may_shorten",
+        "_owed", "_size", "_skipped", "_transport", "_waits_to_write",
     )  # fmt: skip
 
     def __init__(
@@ -81,20 +122,16 @@ class FastProtocol(WebSocketsSansIOProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.queue: Events = Events()  # type: ignore[assignment]
-        if config.ws_per_message_deflate:
-            # As uvicorn's, but each message by itself: so that one can be sent to all.
-            self.conn = ServerProtocol(
-                extensions=[
-                    ServerPerMessageDeflateFactory(
-                        server_no_context_takeover=True,
-                        server_max_window_bits=WINDOW_BITS,
-                        client_max_window_bits=WINDOW_BITS,
-                        compress_settings=COMPRESSION,
-                    )
-                ],
-                max_size=config.ws_max_size,
-                logger=self.logger,
-            )
+        # As uvicorn's, but each message compressed by itself, so that one can be sent to all; and
+        # without its parser for the handshake.
+        self.conn.parser.close()  # a generator, which refers to what refers to it
+        self.conn = ServerProtocol(
+            extensions=[_DEFLATE] if config.ws_per_message_deflate else [],
+            max_size=config.ws_max_size,
+            logger=self.logger,
+            state=State.OPEN,
+        )
+        self.conn.state = State.CONNECTING
         # At that level the general implementation logs each frame; and no hot path asks whether
         # 125 bytes are too many.
         self._may_shorten = not self.logger.isEnabledFor(logging.DEBUG) and config.ws_max_size > 125
@@ -102,11 +139,19 @@ class FastProtocol(WebSocketsSansIOProtocol):
         self._is_paused = False  # the transport's buffer is full
         self._can_write = False  # open, and not paused
         self._bits: int | None = None  # of the window, where messages may be compressed
+        self._has_closed = False  # the application has
         # What was read:
-        self._held = b""  # the begin of a frame: of its head, or of a whole one that is small
+        self._held = b""  # not taken apart yet: the begin of a frame, or
+        self._is_rest = False  # whole frames, for which it was not the time
         self._owed = 0  # bytes of a frame that the general implementation has begun to read
-        self._in_message = False  # between the fragments of one
+        self._fragments = 0  # of the message that is read now
+        self._size = 0  # bytes in these
         self._is_between = self._may_shorten  # nothing held or owed, and in no message
+        self._is_scheduled = False  # the rest, for the next turn
+        self._waits_to_write = False  # reads nothing before the client has read its pongs
+        self._controls = 0  # control frames of late,
+        self._controls_since = 0.0  # since when
+        self._skipped = 0  # bytes after our own close
 
     # The ASGI extension
 
@@ -179,8 +224,16 @@ class FastProtocol(WebSocketsSansIOProtocol):
                 data = message.get("text")
             if data is not None and self._write(data):
                 return
+        await self.writable.wait()
+        if self.close_sent and not self._has_closed:
+            # By the server, for what the client has done. uvicorn's class would call it a mistake
+            # of the application.
+            raise ClientDisconnected
         await super().send(message)
+        self._has_closed = self.close_sent
         self._note_state()
+        if self._has_closed and self._is_rest:
+            self._schedule()  # perhaps the client's close is in it
 
     async def receive(self) -> ASGIReceiveEvent:
         events = self.queue
@@ -199,7 +252,7 @@ class FastProtocol(WebSocketsSansIOProtocol):
             event = events.take()
         if self.read_paused and events.waiting is None:
             self.read_paused = False
-            self.transport.resume_reading()
+            self._read_on()
         return event  # type: ignore[no-any-return]
 
     # The transport
@@ -207,6 +260,10 @@ class FastProtocol(WebSocketsSansIOProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._transport = self.transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._held = b""
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -217,10 +274,39 @@ class FastProtocol(WebSocketsSansIOProtocol):
         super().resume_writing()
         self._is_paused = False
         self._can_write = self._is_open
+        self.heard = True
+        if self._waits_to_write:
+            self._waits_to_write = False
+            self._read_on()
 
     def shutdown(self) -> None:
-        super().shutdown()
+        # Otherwise all is said: uvicorn's class would raise where the client has just closed.
+        if not self.transport.is_closing():
+            super().shutdown()
         self._note_state()
+
+    # From HTTP to here
+
+    def begin(self, method: bytes, target: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+        """With a handshake that our HTTP protocols have read. uvicorn's give it as bytes."""
+        if method != b"GET":
+            self._refuse(405, "A WebSocket handshake is a GET.")
+        elif has_body(headers):
+            self._refuse(400, HAS_BODY)
+        else:
+            try:
+                request = request_of(target, headers)
+            except (ValueError, WebSocketException):
+                self._refuse(400, INVALID)
+            else:
+                self.handle_connect(request)
+        self._note_state()
+
+    def _refuse(self, status: int, text: str) -> None:
+        self.handshake_initiated = self.handshake_complete = self.close_sent = True
+        self.conn.send_response(self.conn.reject(status, text))
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.transport.close()
 
     def _general(self, data: bytes) -> None:
         super().data_received(data)
@@ -233,8 +319,11 @@ class FastProtocol(WebSocketsSansIOProtocol):
         self._is_open = self.conn.state is State.OPEN
         self._can_write = self._is_open and not self._is_paused
 
+    # Reading
+
     def data_received(self, data: bytes) -> None:
         # Hot path: nothing but one short frame, all of it.
+        self.heard = True
         if (
             5 < len(data) < 132
             and data[1] == len(data) + 122  # 128 for the mask, less the 6 bytes of the head
@@ -243,23 +332,29 @@ class FastProtocol(WebSocketsSansIOProtocol):
             and self._is_open
         ):
             self._read(data, 6)
-        else:
+        elif self.handshake_initiated:
             self._take_apart(data)
+        else:
+            self.begin(*split_head(data))
 
     def _take_apart(self, data: bytes) -> None:
-        """Each frame to where it belongs, in order."""
-        if not self.handshake_initiated:
-            self._general(data)  # the request, which uvicorn hands over by itself
-            return
+        """Each frame to where it belongs, in order, until enough was done or waits."""
         if self._held:
-            data, self._held = self._held + data, b""
-        start = 0
+            data, self._held, self._is_rest = self._held + data, b"", False
+        if self.close_sent:
+            self._look_for_a_close(data)
+            return
+        start, turn = 0, FRAMES_IN_A_TURN
         # What follows a close is not read any more.
         while start < len(data) and not self.transport.is_closing():
+            if self.read_paused or self._waits_to_write or not turn:
+                self._hold(data[start:])
+                break
             if self._owed:
                 part = data[start : start + self._owed]
                 start += len(part)
                 self._owed -= len(part)
+                turn -= 1
                 self._general(part)
             elif (sizes := sizes_of_frame(data, start)) is None:
                 self._held = data[start:]
@@ -274,10 +369,9 @@ class FastProtocol(WebSocketsSansIOProtocol):
                         break
                     self._read(data[start:end], head)
                     start = end
-                else:
+                elif self._is_allowed(first, payload):
                     self._owed = head + payload
-                    self._follow(first)
-        self._is_between = self._may_shorten and not (self._held or self._owed or self._in_message)
+        self._is_between = self._may_shorten and not (self._held or self._owed or self._fragments)
 
     def _is_short_frame(self, first: int, payload: int) -> bool:
         return (
@@ -285,16 +379,34 @@ class FastProtocol(WebSocketsSansIOProtocol):
             and first in (FIN_TEXT, FIN_BINARY)
             and payload <= SMALL
             and payload <= self.config.ws_max_size
-            and not self._in_message
+            and not self._fragments
             and self._is_open
         )
 
-    def _follow(self, first: int) -> None:
-        """Note whether a message will be half read after the frame with this first byte."""
-        if first & OPCODE in (TEXT, BINARY) and not first & FIN:
-            self._in_message = True
-        elif first & OPCODE == CONTINUATION and first & FIN:
-            self._in_message = False
+    def _is_allowed(self, first: int, payload: int) -> bool:
+        """Count a frame with this first byte: of no kind may there be any number. Closes where
+        there are too many.
+        """
+        opcode = first & OPCODE
+        if opcode & CONTROL:
+            now = self.loop.time()
+            if now - self._controls_since > CONTROL_SECONDS:
+                self._controls, self._controls_since = 0, now
+            self._controls += 1
+            if self._controls > CONTROL_FRAMES:
+                self._fail(1008, "too many control frames")
+                return False
+            return True
+        if opcode in (TEXT, BINARY):
+            self._fragments = self._size = 0
+        self._fragments += 1
+        self._size += payload
+        if self._fragments > FRAGMENTS + self._size // BYTES_OF_A_FRAGMENT:
+            self._fail(1009, "too many fragments")
+            return False
+        if first & FIN:
+            self._fragments = 0
+        return True
 
     def _read(self, data: bytes, head: int) -> None:
         """One whole frame with a message."""
@@ -304,7 +416,7 @@ class FastProtocol(WebSocketsSansIOProtocol):
             try:
                 event["text"] = payload.decode()
             except UnicodeDecodeError:
-                self._general(data)  # which closes
+                self._fail(1007, "")
                 return
         else:
             event["bytes"] = payload
@@ -317,3 +429,143 @@ class FastProtocol(WebSocketsSansIOProtocol):
         ):
             self.read_paused = True
             self.transport.pause_reading()
+
+    def _general(self, data: bytes) -> None:
+        super().data_received(data)
+        self._note_state()
+
+    def _note_state(self) -> None:
+        """After whatever may open or close the connection. All else that closes it closes the
+        transport at once: so whoever writes asks that, too.
+        """
+        self._is_open = self.conn.state is State.OPEN
+        self._can_write = self._is_open and not self._is_paused
+
+    # Reading later
+
+    @property
+    def is_held_back(self) -> bool:
+        return self.read_paused or self._is_scheduled
+
+    @property
+    def _is_kept_from_reading(self) -> bool:
+        return self.read_paused or self._waits_to_write
+
+    def _hold(self, rest: bytes) -> None:
+        self._held, self._is_rest = rest, True
+        if not self._is_kept_from_reading:  # which is how it is called again otherwise
+            self.transport.pause_reading()
+            self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self.loop.call_soon(self._take_rest)
+
+    def _take_rest(self) -> None:
+        self._is_scheduled = False
+        if not (self._is_kept_from_reading or self.transport.is_closing()):
+            self._take_apart(b"")
+            self._read_on()
+
+    def _read_on(self) -> None:
+        """Nothing keeps from reading, or one reason does so less."""
+        if self._is_kept_from_reading or self._is_scheduled:
+            return
+        self.heard = True  # what the client has said meanwhile is still to be read
+        if self._is_rest:
+            self._schedule()
+        else:
+            self.transport.resume_reading()
+
+    def handle_ping(self) -> None:
+        super().handle_ping()
+        if self._is_paused:
+            self._waits_to_write = True
+            self.transport.pause_reading()
+
+    # Closing
+
+    def send_receive_event_to_app(self) -> None:
+        """A whole message, by the general implementation."""
+        frames, self.frames = self.frames, []
+        if self.close_sent:
+            return
+        data = frames[0] if len(frames) == 1 else b"".join(frames)
+        event: Any = {"type": "websocket.receive"}
+        if self.curr_msg_data_type == "text":
+            # uvicorn's class logs a traceback for what is none.
+            try:
+                event["text"] = data.decode()
+            except UnicodeDecodeError:
+                self._fail(1007, "")
+                return
+        else:
+            event["bytes"] = data
+        self.queue.put_nowait(event)
+        self.read_paused = True
+        self.transport.pause_reading()
+
+    def handle_parser_exception(self) -> None:
+        if self.conn.close_sent is not None:
+            super().handle_parser_exception()
+        else:  # before the handshake is answered
+            self._fail(1002, "frames before the handshake was answered")
+
+    def _fail(self, code: int, reason: str) -> None:
+        """Close by ourselves, for what the client has sent."""
+        path = printable(self.scope["path"])
+        _closes.log(
+            (path, code, reason),
+            "WebSocket %s closed with %d: %s (client %s)",
+            path,
+            code,
+            reason or "no valid UTF-8",
+            self.client[0] if self.client else "unknown",
+        )
+        event: Any = {"type": "websocket.disconnect", "code": code, "reason": reason}
+        if self.handshake_complete:
+            self.conn.fail(code, reason)
+            self.transport.write(b"".join(self.conn.data_to_send()))
+        else:
+            event = {"type": "websocket.disconnect", "code": 1006}
+            self.transport.write(_BAD_REQUEST)
+            self.handshake_complete = True
+        self.queue.put_nowait(event)
+        self.close_sent = True
+        self.transport.close()
+        self._note_state()
+
+    def _look_for_a_close(self, data: bytes) -> None:
+        """After our own close. Nothing else is worth its time."""
+        self._skipped += len(data)
+        if self._skipped > self.config.ws_max_size + SKIPPED_BYTES:
+            self.transport.abort()
+            return
+        start = min(self._owed, len(data))
+        self._owed -= start
+        for _ in range(FRAMES_SKIPPED_IN_A_TURN):
+            if start >= len(data):
+                return
+            sizes = sizes_of_frame(data, start)
+            if sizes is None:
+                break
+            head, payload = sizes
+            if payload == ENDLESS or data[start] & OPCODE == CLOSE:
+                self._end()
+                return
+            self._owed = max(0, start + head + payload - len(data))
+            start += head + payload
+        else:
+            self._skipped -= len(data) - start
+            self._hold(data[start:])
+            return
+        self._skipped -= len(data) - start
+        self._held = data[start:]
+
+    def _end(self) -> None:
+        """The client has closed, too."""
+        if self.close_timer is not None:
+            self.close_timer.cancel()
+            self.close_timer = None
+        self.transport.close()
