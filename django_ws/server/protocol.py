@@ -91,10 +91,6 @@ SKIPPED_BYTES = 64 * 1024
 _closes = ThrottledLog(logger, logging.WARNING, "connections closed for what their client sent")
 
 
-_BAD_REQUEST = (
-    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\n"
-    b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(INVALID), INVALID.encode())
-)
 _DEFLATE = ServerPerMessageDeflateFactory(
     server_no_context_takeover=True,
     server_max_window_bits=WINDOW_BITS,
@@ -232,8 +228,8 @@ class FastProtocol(Keepalive):
         await super().send(message)
         self._has_closed = self.close_sent
         self._note_state()
-        if self._has_closed and self._is_rest:
-            self._schedule()  # perhaps the client's close is in it
+        if self._is_rest:  # what came before the handshake was answered, or before this close
+            self._read_on()
 
     async def receive(self) -> ASGIReceiveEvent:
         events = self.queue
@@ -339,6 +335,11 @@ class FastProtocol(Keepalive):
 
     def _take_apart(self, data: bytes) -> None:
         """Each frame to where it belongs, in order, until enough was done or waits."""
+        if not self.handshake_complete:
+            # The client has not waited for the answer, which must be the first that it gets.
+            self._held, self._is_rest = self._held + data, True
+            self.transport.pause_reading()
+            return
         if self._held:
             data, self._held, self._is_rest = self._held + data, b"", False
         if self.close_sent:
@@ -506,12 +507,6 @@ class FastProtocol(Keepalive):
         self.read_paused = True
         self.transport.pause_reading()
 
-    def handle_parser_exception(self) -> None:
-        if self.conn.close_sent is not None:
-            super().handle_parser_exception()
-        else:  # before the handshake is answered
-            self._fail(1002, "frames before the handshake was answered")
-
     def _fail(self, code: int, reason: str) -> None:
         """Close by ourselves, for what the client has sent."""
         path = printable(self.scope["path"])
@@ -523,15 +518,10 @@ class FastProtocol(Keepalive):
             reason or "no valid UTF-8",
             self.client[0] if self.client else "unknown",
         )
-        event: Any = {"type": "websocket.disconnect", "code": code, "reason": reason}
-        if self.handshake_complete:
-            self.conn.fail(code, reason)
-            self.transport.write(b"".join(self.conn.data_to_send()))
-        else:
-            event = {"type": "websocket.disconnect", "code": 1006}
-            self.transport.write(_BAD_REQUEST)
-            self.handshake_complete = True
+        event = {"type": "websocket.disconnect", "code": code, "reason": reason}
         self.queue.put_nowait(event)
+        self.conn.fail(code, reason)
+        self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
         self.transport.close()
         self._note_state()
