@@ -12,6 +12,7 @@ import uvicorn
 
 from django_ws.server.limits import limits_of
 from django_ws.server.stalled import Stalled
+from django_ws.server.waiting import waiting_of
 from django_ws.throttled_log import ThrottledLog
 
 logger = logging.getLogger("uvicorn.error")
@@ -70,6 +71,8 @@ class BaseServer(uvicorn.Server):
             server.close()
         for sock in sockets or ():
             sock.close()
+        loop = asyncio.get_running_loop()
+        waiting_of(self.server_state, loop, limits_of(self.config)).end()
         for connection in list(self.server_state.connections):
             self._shut_down(connection)
         await asyncio.sleep(TICK_SECONDS)

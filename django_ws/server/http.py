@@ -335,8 +335,11 @@ class BoundedHTTP:
         self.transport.set_protocol(successor)
 
     def _pass_on(self, more: bytes) -> None:
-        """To the successor, what has come behind the handshake."""
-        successor, rest = self._successor, self._rest + more
+        """To the successor, what has come behind the handshake. uvicorn's own classes are no more
+        ready for that than its HTTP protocols, which forget it.
+        """
+        successor = self._successor
+        rest = self._rest + more if hasattr(successor, "begin") else b""
         was_paused = self.flow.read_paused or bool(self._held)
         self._held = b""
         self._let_go()

@@ -7,12 +7,19 @@ As long as the client takes anything, it has all the time it needs.
 from __future__ import annotations
 
 import logging
+import struct
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from django_ws.throttled_log import ThrottledLog
+
+try:
+    from fcntl import ioctl
+    from termios import TIOCOUTQ
+except ImportError:  # pragma: no cover - Windows
+    ioctl = TIOCOUTQ = None  # type: ignore[assignment]
 
 logger = logging.getLogger("uvicorn.error")
 
@@ -55,14 +62,14 @@ class Stalled:
         self, connection: Any, now: float, closed_seconds: float, page_seconds: float
     ) -> None:
         transport = connection.transport
-        size = transport.get_write_buffer_size()
         if transport.is_closing():
             seconds = closed_seconds
-        elif size and hasattr(connection, "cycle"):
+        elif transport.get_write_buffer_size() and hasattr(connection, "cycle"):
             seconds = page_seconds
         else:  # what waits for an open socket is bounded by WS_SEND_BUFFER
             self._seen.pop(connection, None)
             return
+        size = _untaken(transport)
         before = self._seen.get(connection)
         if before is None or before[0] != size:
             self._seen[connection] = (size, now)
@@ -75,3 +82,16 @@ class Stalled:
                 client[0] if client else "unknown",
                 now - before[1],
             )
+
+
+def _untaken(transport: Any) -> int:
+    """The bytes that the client has yet to take: of the transport's buffer, which a slow client
+    does not empty for minutes, and of the kernel's.
+    """
+    size: int = transport.get_write_buffer_size()
+    sock = transport.get_extra_info("socket")
+    try:
+        [in_kernel] = struct.unpack("i", ioctl(sock.fileno(), TIOCOUTQ, bytes(4)))
+    except (OSError, TypeError, ValueError):  # closed meanwhile, or another system
+        return size
+    return size + int(in_kernel)

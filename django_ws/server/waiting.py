@@ -20,6 +20,7 @@ from django_ws.throttled_log import ThrottledLog
 logger = logging.getLogger("uvicorn.error")
 
 BODY_SECONDS = 60.0  # without a byte of a body that has begun, while it would be read
+BODY_AT_THE_END_SECONDS = 5.0  # the same, when the server ends
 LOOK_SECONDS = 1.0  # between two looks for those that have waited too long
 YOUNG_SECONDS = 1.0  # younger ones are not dropped: what they have sent may not have been read
 
@@ -59,6 +60,11 @@ class Waiting:
         # Since when each waits, the longest first. Those that are dropped first come first.
         self._since: dict[Phase, dict[Connection, float]] = {phase: {} for phase in Phase}
         self._timer: asyncio.TimerHandle | None = None
+        self._is_ending = False
+
+    def end(self) -> None:
+        """The server ends: who uploads nothing more shall not hold it up."""
+        self._is_ending = True
 
     def __len__(self) -> int:
         return sum(map(len, self._since.values()))
@@ -86,7 +92,7 @@ class Waiting:
     def _look(self) -> None:
         self._timer = None
         self._end_late(Phase.HEAD, self._limits.header_timeout)
-        self._end_late(Phase.BODY, BODY_SECONDS)
+        self._end_late(Phase.BODY, BODY_AT_THE_END_SECONDS if self._is_ending else BODY_SECONDS)
         self._make_room()
         if len(self):
             self._start()
