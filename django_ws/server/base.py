@@ -43,8 +43,9 @@ class BaseServer(uvicorn.Server):
         # uvicorn has no option for the times of TLS, which by default are 60 and 30 seconds.
         await super().startup([])
         loop = asyncio.get_running_loop()
+        protocol_class: Any = self.config.http_protocol_class
         new_protocol: Any = partial(
-            self.config.http_protocol_class,
+            protocol_class,
             config=self.config,
             server_state=self.server_state,
             app_state=self.lifespan.state,
@@ -58,7 +59,7 @@ class BaseServer(uvicorn.Server):
                 ssl_handshake_timeout=limits_of(self.config).header_timeout,
                 ssl_shutdown_timeout=TLS_END_SECONDS,
             )
-            self.servers.append(server)  # type: ignore[arg-type]
+            self.servers.append(server)
 
     async def on_tick(self, counter: int) -> bool:
         self._stalled.look(asyncio.get_running_loop().time())
@@ -92,7 +93,7 @@ class BaseServer(uvicorn.Server):
             connection.shutdown()
         except Exception as error:
             _faults.log(
-                type(error),
+                type(error).__name__,
                 "A connection could not be closed, and is aborted (%s)",
                 type(connection).__name__,
                 exc_info=error,

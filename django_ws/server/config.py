@@ -32,9 +32,7 @@ class Config(uvicorn.Config):
         self.limits = limits or Limits()
 
 
-def uvicorn_config(
-    application: ASGIApplication | str, options: Options, **more: Any
-) -> Config:
+def uvicorn_config(application: ASGIApplication | str, options: Options, **more: Any) -> Config:
     """For an application that is imported already, since only then its settings are known.
 
     It leaves logging alone but for the filters of ``access_log``; ``more`` goes to uvicorn as it

@@ -10,8 +10,6 @@ answered, after the answers to the requests before it.
 from __future__ import annotations
 
 import asyncio
-import http
-import logging
 from collections.abc import Callable, Iterable
 from contextvars import copy_context
 from time import perf_counter
@@ -21,17 +19,12 @@ import uvicorn
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.server import ServerState
 
-from django_ws.printable import printable
 from django_ws.server.limits import MAX_HEADERS, limits_of
+from django_ws.server.refusing import Refusing
 from django_ws.server.waiting import Phase, waiting_of
-from django_ws.throttled_log import ThrottledLog
-
-logger = logging.getLogger("uvicorn.error")
 
 PIECE = 16 * 1024  # bytes that are parsed in one go
 TURN_SECONDS = 0.005  # of parsing, until others have their turn
-LINGER_SECONDS = 2.0  # for a refused client to take its answer
-LINGER_BYTES = 2**20  # that it may still send meanwhile
 # What the websockets library takes: all of uvicorn's own classes for sockets but one have it.
 LIBRARYS_LINE, LIBRARYS_HEADERS = 8190, 128
 
@@ -41,8 +34,6 @@ INVALID = "Invalid HTTP request received."
 HAS_BODY = "A WebSocket handshake has no body."
 
 Headers = list[tuple[bytes, bytes]]
-
-_refusals = ThrottledLog(logger, logging.WARNING, "refused requests")
 
 
 class Flow(FlowControl):
@@ -58,19 +49,14 @@ class Flow(FlowControl):
             self.go_on()
 
 
-class BoundedHTTP:
+class BoundedHTTP(Refusing):
     """To be put in front of a protocol class of uvicorn's. One instance is one connection."""
 
-    # Those of uvicorn's that are used here:
+    # Of uvicorn's, beside those in ``Refusing``:
     config: uvicorn.Config
-    server_state: ServerState
     app_state: dict[str, Any]
-    loop: asyncio.AbstractEventLoop
-    transport: asyncio.Transport
     flow: FlowControl
-    client: tuple[str, int] | None
     connections: set[Any]
-    cycle: Any
     ws_protocol_class: Any
 
     def __init__(
@@ -90,22 +76,11 @@ class BoundedHTTP:
         self._is_scheduled = False  # parsing goes on in the next turn of the loop
         self._waiting_upgrade: tuple[bytes, bytes, Headers, bytes] | None = None
         self._successor: Any = None  # what has the connection since its upgrade
-        self._refusal: tuple[int, str] | None = None
-        self._lingering: asyncio.TimerHandle | None = None
-        self._discarded = 0  # bytes since the refusal
 
     # What differs between the two of uvicorn's
 
     def _parse(self, data: bytes) -> None:
         """Hand data on. A request that is wrong calls ``refuse``."""
-        raise NotImplementedError
-
-    def _reads(self) -> Phase | None:
-        """What the parser is in the middle of: a head, a body, or nothing."""
-        raise NotImplementedError
-
-    def _head_begin(self) -> tuple[bytes, bytes]:
-        """Of the request that is read: its method and target, as far as they are known."""
         raise NotImplementedError
 
     # The transport
@@ -118,8 +93,7 @@ class BoundedHTTP:
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)  # type: ignore[misc]
         self._let_go()
-        if self._lingering is not None:
-            self._lingering.cancel()
+        self._stop_lingering()
 
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None:
@@ -176,6 +150,10 @@ class BoundedHTTP:
         if not (self._held or self.flow.read_paused or self._successor):
             self.transport.resume_reading()
 
+    def _send_refusal(self) -> None:
+        self.flow.read_paused = False
+        super()._send_refusal()
+
     # What it waits for
 
     def _note(self) -> None:
@@ -188,11 +166,6 @@ class BoundedHTTP:
         if reads is Phase.BODY or not self._is_busy:
             return reads or (Phase.HEAD if self.cycle is None else Phase.IDLE)
         return None
-
-    @property
-    def _is_busy(self) -> bool:
-        """Whether a request is being answered."""
-        return self.cycle is not None and not self.cycle.response_complete
 
     @property
     def is_held_back(self) -> bool:
@@ -208,76 +181,6 @@ class BoundedHTTP:
     def drop(self) -> None:
         self.transport.abort()
 
-    # Refusing
-
-    def refuse(
-        self, status: int, text: str, request: tuple[bytes, bytes] | None = None
-    ) -> None:
-        """Answer the request that is read, when those before it are answered, and close.
-
-        ``request``: method and target of one that the application has not got, though its head is
-        there.
-        """
-        method, target = request or self._head_begin()
-        path = printable(target.partition(b"?")[0].decode("latin-1")) or "unknown"
-        client = self.client[0] if self.client else "unknown"
-        _refusals.log(
-            (status, path),
-            "%s %s refused with %d: %s (client %s)",
-            printable(method.decode("latin-1")),
-            path,
-            status,
-            text,
-            client,
-        )
-        self._refusal = (status, text)
-        self._held = b""
-        if request is None and self._reads() is Phase.BODY:
-            # The application has the request, and perhaps waits for this very body.
-            if not self._is_busy or self.cycle.response_started:
-                self.transport.close()
-                return
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
-            self._send_refusal()
-        elif not self._is_busy:
-            self._send_refusal()
-
-    def _send_refusal(self) -> None:
-        assert self._refusal is not None
-        status, text = self._refusal
-        lines = [
-            b"HTTP/1.1 %d %b" % (status, http.HTTPStatus(status).phrase.encode()),
-            *(b"%b: %b" % header for header in self.server_state.default_headers),
-            b"content-type: text/plain; charset=utf-8",
-            b"content-length: %d" % len(text),
-            b"connection: close",
-            b"",
-            text.encode(),
-        ]
-        self.transport.write(b"\r\n".join(lines))
-        self._waiting.note(self, None)
-        self._linger()
-
-    def _linger(self) -> None:
-        """Close when the client has: were it still sending, its kernel would throw the answer away
-        with the connection.
-        """
-        if self.transport.is_closing():
-            return
-        if not self.transport.can_write_eof():  # TLS
-            self.transport.close()
-            return
-        self.transport.write_eof()
-        self.flow.read_paused = False
-        self.transport.resume_reading()
-        self._lingering = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
-
-    def _discard(self, data: bytes) -> None:
-        self._discarded += len(data)
-        if self._discarded > LINGER_BYTES:
-            self.transport.abort()
-
     # After an answer
 
     def on_response_complete(self) -> None:
@@ -285,11 +188,10 @@ class BoundedHTTP:
 
     def _response_complete(self) -> None:
         if self._waiting_upgrade is not None and not self._has_others:
-            upgrade, self._waiting_upgrade = self._waiting_upgrade, None
+            waiting, self._waiting_upgrade = self._waiting_upgrade, None
             self.server_state.total_requests += 1
             if not self.transport.is_closing():
-                *request, rest = upgrade
-                self.upgrade(*request, rest)  # type: ignore[arg-type]
+                self.upgrade(*waiting)
                 if self._successor is not None:
                     self._pass_on(self._held)
             return
@@ -318,10 +220,11 @@ class BoundedHTTP:
             self.refuse(400, HAS_BODY, (method, target))
             return
         is_ours = hasattr(self.ws_protocol_class, "begin")
-        lines = [b"%b %b HTTP/1.1" % (method, target), *map(b": ".join, headers)]
-        if not is_ours and (len(lines) > LIBRARYS_HEADERS or max(map(len, lines)) > LIBRARYS_LINE):
-            self.refuse(431, TOO_LARGE, (method, target))
-            return
+        if not is_ours:
+            lines = [b"%b %b HTTP/1.1" % (method, target), *map(b": ".join, headers)]
+            if len(lines) > LIBRARYS_HEADERS or max(map(len, lines)) > LIBRARYS_LINE:
+                self.refuse(431, TOO_LARGE, (method, target))
+                return
         self.connections.discard(self)
         successor = self.ws_protocol_class(
             config=self.config, server_state=self.server_state, app_state=self.app_state

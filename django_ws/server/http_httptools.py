@@ -83,9 +83,7 @@ class BoundedHttpTools(BoundedHTTP, HttpToolsProtocol):  # type: ignore[misc]
         limit = self.limits.max_header_size
         # Only what may be too large is looked at closely: a head may begin within a piece.
         may_be_too_large = self._head_size > limit - PIECE or len(self.headers) > MAX_HEADERS
-        if may_be_too_large and is_too_large(
-            limit, self.url, self.headers
-        ):
+        if may_be_too_large and is_too_large(limit, self.url, self.headers):
             raise Refused(431, TOO_LARGE)
         if self.parser.should_upgrade() and not self._should_upgrade() and has_body(self.headers):
             raise Refused(400, BODY_WOULD_BE_LOST)
@@ -96,6 +94,10 @@ class BoundedHttpTools(BoundedHTTP, HttpToolsProtocol):  # type: ignore[misc]
         super().on_message_complete()
         self._part = None
         self._head_size = 0
+
+    def _let_go(self) -> None:
+        super()._let_go()
+        self.parser = None  # type: ignore[assignment]  # as uvicorn's, when a connection is lost
 
     # For BoundedHTTP
 

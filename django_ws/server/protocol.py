@@ -8,16 +8,12 @@ for all connections (the ASGI extension ``django_ws.frames``).
 The two never disagree about the state of a connection, since only one of them has any: whenever
 a short path is taken the general implementation is open, between two frames, and not within a
 fragmented message; and it never sees a part of a frame that takes a short path. These leave
-nothing behind that it would have to know.
-
-What one read gives is not taken apart in one go, whatever a client sends: when enough messages
-wait, or enough other frames were handled, the rest is held, and nothing more is read.
+nothing behind that it would have to know. ``reading`` has the half of it that reads.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -25,45 +21,19 @@ from uvicorn.config import Config
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
-from websockets.extensions.permessage_deflate import (
-    PerMessageDeflate,
-    ServerPerMessageDeflateFactory,
-)
-from websockets.exceptions import WebSocketException
-from websockets.protocol import State
-from websockets.server import ServerProtocol
+from websockets.extensions.permessage_deflate import PerMessageDeflate
 
 from django_ws.frame_extension import NAME, FrameExtension
-from django_ws.printable import printable
-from django_ws.server.events import Events
 from django_ws.server.frames import (
-    BINARY,
     BINARY_HEADS,
-    CLOSE,
-    COMPRESSION,
-    CONTINUATION,
-    CONTROL,
-    ENDLESS,
-    FIN,
     FIN_BINARY,
     FIN_TEXT,
-    OPCODE,
-    TEXT,
     TEXT_HEADS,
     WORTH_COMPRESSING,
     Frames,
     frame,
-    sizes_of_frame,
 )
-from django_ws.server.handshake import request_of, split_head
-from django_ws.server.http import HAS_BODY, INVALID, has_body
-from django_ws.server.keepalive import Keepalive
-from django_ws.throttled_log import ThrottledLog
-
-try:
-    from websockets.speedups import apply_mask
-except ImportError:  # pragma: no cover - where websockets was installed without its C code
-    from websockets.utils import apply_mask
+from django_ws.server.reading import Reading
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
@@ -71,43 +41,14 @@ if TYPE_CHECKING:
 if "pause_writing" not in vars(WebSocketsSansIOProtocol):  # pragma: no cover - depends on uvicorn
     raise ImportError("FastProtocol needs uvicorn 0.53 or newer: pip install --upgrade uvicorn")
 
-logger = logging.getLogger("uvicorn.error")
-
-SMALL = 4096  # bytes of payload; what is larger is read by the general implementation
-LARGEST_WRITTEN = 65535  # bytes of payload; what is larger is written by it
-WINDOW_BITS = 12  # uvicorn's, both ways
-
-# What one connection may do in one turn of the event loop: about two milliseconds.
-FRAMES_IN_A_TURN = 64  # by the general implementation
-FRAMES_SKIPPED_IN_A_TURN = 2048  # after our own close
-
-# Frames that carry nothing: who sends more is closed with 1008.
-CONTROL_FRAMES, CONTROL_SECONDS = 1000, 10.0
-# Fragments of one message, and one more for so many bytes: who sends more is closed with 1009.
-FRAGMENTS, BYTES_OF_A_FRAGMENT = 1024, 64
-# After our own close: the message that the client was sending, and so many bytes.
-SKIPPED_BYTES = 64 * 1024
-
-_closes = ThrottledLog(logger, logging.WARNING, "connections closed for what their client sent")
+LARGEST_WRITTEN = 65535  # bytes of payload; what is larger is written by uvicorn's class
 
 
-_DEFLATE = ServerPerMessageDeflateFactory(
-    server_no_context_takeover=True,
-    server_max_window_bits=WINDOW_BITS,
-    client_max_window_bits=WINDOW_BITS,
-    compress_settings=COMPRESSION,
-)
-
-
-class FastProtocol(Keepalive):
+class FastProtocol(Reading):
     """A protocol class for uvicorn's option ``ws``. One instance is one connection."""
 
     # Beside the dict of uvicorn's class: it is as large as it may be before it doubles.
-    __slots__ = (
-        "_bits", "_can_write", "_controls", "_controls_since", "_fragments", "_has_closed", "_held",
-        "_is_between", "_is_open", "_is_paused", "_is_rest", "_is_scheduled", "_may_shorten",
-        "_owed", "_size", "_skipped", "_transport", "_waits_to_write",
-    )  # fmt: skip
+    __slots__ = ("_bits", "_can_write", "_has_closed", "_transport")
 
     def __init__(
         self,
@@ -117,37 +58,9 @@ class FastProtocol(Keepalive):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self.queue: Events = Events()  # type: ignore[assignment]
-        # As uvicorn's, but each message compressed by itself, so that one can be sent to all; and
-        # without its parser for the handshake.
-        self.conn.parser.close()  # a generator, which refers to what refers to it
-        self.conn = ServerProtocol(
-            extensions=[_DEFLATE] if config.ws_per_message_deflate else [],
-            max_size=config.ws_max_size,
-            logger=self.logger,
-            state=State.OPEN,
-        )
-        self.conn.state = State.CONNECTING
-        # At that level the general implementation logs each frame; and no hot path asks whether
-        # 125 bytes are too many.
-        self._may_shorten = not self.logger.isEnabledFor(logging.DEBUG) and config.ws_max_size > 125
-        self._is_open = False  # handshake done, and no close sent or received
-        self._is_paused = False  # the transport's buffer is full
-        self._can_write = False  # open, and not paused
+        self._can_write = False  # open, and the transport's buffer is not full
         self._bits: int | None = None  # of the window, where messages may be compressed
         self._has_closed = False  # the application has
-        # What was read:
-        self._held = b""  # not taken apart yet: the begin of a frame, or
-        self._is_rest = False  # whole frames, for which it was not the time
-        self._owed = 0  # bytes of a frame that the general implementation has begun to read
-        self._fragments = 0  # of the message that is read now
-        self._size = 0  # bytes in these
-        self._is_between = self._may_shorten  # nothing held or owed, and in no message
-        self._is_scheduled = False  # the rest, for the next turn
-        self._waits_to_write = False  # reads nothing before the client has read its pongs
-        self._controls = 0  # control frames of late,
-        self._controls_since = 0.0  # since when
-        self._skipped = 0  # bytes after our own close
 
     # The ASGI extension
 
@@ -275,287 +188,12 @@ class FastProtocol(Keepalive):
             self._waits_to_write = False
             self._read_on()
 
+    def _note_state(self) -> None:
+        super()._note_state()
+        self._can_write = self._is_open and not self._is_paused
+
     def shutdown(self) -> None:
         # Otherwise all is said: uvicorn's class would raise where the client has just closed.
         if not self.transport.is_closing():
             super().shutdown()
         self._note_state()
-
-    # From HTTP to here
-
-    def begin(self, method: bytes, target: bytes, headers: list[tuple[bytes, bytes]]) -> None:
-        """With a handshake that our HTTP protocols have read. uvicorn's give it as bytes."""
-        if method != b"GET":
-            self._refuse(405, "A WebSocket handshake is a GET.")
-        elif has_body(headers):
-            self._refuse(400, HAS_BODY)
-        else:
-            try:
-                request = request_of(target, headers)
-            except (ValueError, WebSocketException):
-                self._refuse(400, INVALID)
-            else:
-                self.handle_connect(request)
-        self._note_state()
-
-    def _refuse(self, status: int, text: str) -> None:
-        self.handshake_initiated = self.handshake_complete = self.close_sent = True
-        self.conn.send_response(self.conn.reject(status, text))
-        self.transport.write(b"".join(self.conn.data_to_send()))
-        self.transport.close()
-
-    def _general(self, data: bytes) -> None:
-        super().data_received(data)
-        self._note_state()
-
-    def _note_state(self) -> None:
-        """After whatever may open or close the connection. All else that closes it closes the
-        transport at once: so whoever writes asks that, too.
-        """
-        self._is_open = self.conn.state is State.OPEN
-        self._can_write = self._is_open and not self._is_paused
-
-    # Reading
-
-    def data_received(self, data: bytes) -> None:
-        # Hot path: nothing but one short frame, all of it.
-        self.heard = True
-        if (
-            5 < len(data) < 132
-            and data[1] == len(data) + 122  # 128 for the mask, less the 6 bytes of the head
-            and (data[0] == FIN_TEXT or data[0] == FIN_BINARY)
-            and self._is_between
-            and self._is_open
-        ):
-            self._read(data, 6)
-        elif self.handshake_initiated:
-            self._take_apart(data)
-        else:
-            self.begin(*split_head(data))
-
-    def _take_apart(self, data: bytes) -> None:
-        """Each frame to where it belongs, in order, until enough was done or waits."""
-        if not self.handshake_complete:
-            # The client has not waited for the answer, which must be the first that it gets.
-            self._held, self._is_rest = self._held + data, True
-            self.transport.pause_reading()
-            return
-        if self._held:
-            data, self._held, self._is_rest = self._held + data, b"", False
-        if self.close_sent:
-            self._look_for_a_close(data)
-            return
-        start, turn = 0, FRAMES_IN_A_TURN
-        # What follows a close is not read any more.
-        while start < len(data) and not self.transport.is_closing():
-            if self.read_paused or self._waits_to_write or not turn:
-                self._hold(data[start:])
-                break
-            if self._owed:
-                part = data[start : start + self._owed]
-                start += len(part)
-                self._owed -= len(part)
-                turn -= 1
-                self._general(part)
-            elif (sizes := sizes_of_frame(data, start)) is None:
-                self._held = data[start:]
-                break
-            else:
-                head, payload = sizes
-                first = data[start]
-                if self._is_short_frame(first, payload):
-                    end = start + head + payload
-                    if end > len(data):
-                        self._held = data[start:]
-                        break
-                    self._read(data[start:end], head)
-                    start = end
-                elif self._is_allowed(first, payload):
-                    self._owed = head + payload
-        self._is_between = self._may_shorten and not (self._held or self._owed or self._fragments)
-
-    def _is_short_frame(self, first: int, payload: int) -> bool:
-        return (
-            self._may_shorten
-            and first in (FIN_TEXT, FIN_BINARY)
-            and payload <= SMALL
-            and payload <= self.config.ws_max_size
-            and not self._fragments
-            and self._is_open
-        )
-
-    def _is_allowed(self, first: int, payload: int) -> bool:
-        """Count a frame with this first byte: of no kind may there be any number. Closes where
-        there are too many.
-        """
-        opcode = first & OPCODE
-        if opcode & CONTROL:
-            now = self.loop.time()
-            if now - self._controls_since > CONTROL_SECONDS:
-                self._controls, self._controls_since = 0, now
-            self._controls += 1
-            if self._controls > CONTROL_FRAMES:
-                self._fail(1008, "too many control frames")
-                return False
-            return True
-        if opcode in (TEXT, BINARY):
-            self._fragments = self._size = 0
-        self._fragments += 1
-        self._size += payload
-        if self._fragments > FRAGMENTS + self._size // BYTES_OF_A_FRAGMENT:
-            self._fail(1009, "too many fragments")
-            return False
-        if first & FIN:
-            self._fragments = 0
-        return True
-
-    def _read(self, data: bytes, head: int) -> None:
-        """One whole frame with a message."""
-        payload = apply_mask(data[head:], data[head - 4 : head])
-        event: dict[str, Any] = {"type": "websocket.receive"}
-        if data[0] == FIN_TEXT:
-            try:
-                event["text"] = payload.decode()
-            except UnicodeDecodeError:
-                self._fail(1007, "")
-                return
-        else:
-            event["bytes"] = payload
-        events = self.queue
-        events.put_nowait(event)
-        if (
-            events.waiting is not None
-            and len(events.waiting) >= self.config.ws_max_queue
-            and not self.read_paused
-        ):
-            self.read_paused = True
-            self.transport.pause_reading()
-
-    def _general(self, data: bytes) -> None:
-        super().data_received(data)
-        self._note_state()
-
-    def _note_state(self) -> None:
-        """After whatever may open or close the connection. All else that closes it closes the
-        transport at once: so whoever writes asks that, too.
-        """
-        self._is_open = self.conn.state is State.OPEN
-        self._can_write = self._is_open and not self._is_paused
-
-    # Reading later
-
-    @property
-    def is_held_back(self) -> bool:
-        return self.read_paused or self._is_scheduled
-
-    @property
-    def _is_kept_from_reading(self) -> bool:
-        return self.read_paused or self._waits_to_write
-
-    def _hold(self, rest: bytes) -> None:
-        self._held, self._is_rest = rest, True
-        if not self._is_kept_from_reading:  # which is how it is called again otherwise
-            self.transport.pause_reading()
-            self._schedule()
-
-    def _schedule(self) -> None:
-        if not self._is_scheduled:
-            self._is_scheduled = True
-            self.loop.call_soon(self._take_rest)
-
-    def _take_rest(self) -> None:
-        self._is_scheduled = False
-        if not (self._is_kept_from_reading or self.transport.is_closing()):
-            self._take_apart(b"")
-            self._read_on()
-
-    def _read_on(self) -> None:
-        """Nothing keeps from reading, or one reason does so less."""
-        if self._is_kept_from_reading or self._is_scheduled:
-            return
-        self.heard = True  # what the client has said meanwhile is still to be read
-        if self._is_rest:
-            self._schedule()
-        else:
-            self.transport.resume_reading()
-
-    def handle_ping(self) -> None:
-        super().handle_ping()
-        if self._is_paused:
-            self._waits_to_write = True
-            self.transport.pause_reading()
-
-    # Closing
-
-    def send_receive_event_to_app(self) -> None:
-        """A whole message, by the general implementation."""
-        frames, self.frames = self.frames, []
-        if self.close_sent:
-            return
-        data = frames[0] if len(frames) == 1 else b"".join(frames)
-        event: Any = {"type": "websocket.receive"}
-        if self.curr_msg_data_type == "text":
-            # uvicorn's class logs a traceback for what is none.
-            try:
-                event["text"] = data.decode()
-            except UnicodeDecodeError:
-                self._fail(1007, "")
-                return
-        else:
-            event["bytes"] = data
-        self.queue.put_nowait(event)
-        self.read_paused = True
-        self.transport.pause_reading()
-
-    def _fail(self, code: int, reason: str) -> None:
-        """Close by ourselves, for what the client has sent."""
-        path = printable(self.scope["path"])
-        _closes.log(
-            (path, code, reason),
-            "WebSocket %s closed with %d: %s (client %s)",
-            path,
-            code,
-            reason or "no valid UTF-8",
-            self.client[0] if self.client else "unknown",
-        )
-        event = {"type": "websocket.disconnect", "code": code, "reason": reason}
-        self.queue.put_nowait(event)
-        self.conn.fail(code, reason)
-        self.transport.write(b"".join(self.conn.data_to_send()))
-        self.close_sent = True
-        self.transport.close()
-        self._note_state()
-
-    def _look_for_a_close(self, data: bytes) -> None:
-        """After our own close. Nothing else is worth its time."""
-        self._skipped += len(data)
-        if self._skipped > self.config.ws_max_size + SKIPPED_BYTES:
-            self.transport.abort()
-            return
-        start = min(self._owed, len(data))
-        self._owed -= start
-        for _ in range(FRAMES_SKIPPED_IN_A_TURN):
-            if start >= len(data):
-                return
-            sizes = sizes_of_frame(data, start)
-            if sizes is None:
-                break
-            head, payload = sizes
-            if payload == ENDLESS or data[start] & OPCODE == CLOSE:
-                self._end()
-                return
-            self._owed = max(0, start + head + payload - len(data))
-            start += head + payload
-        else:
-            self._skipped -= len(data) - start
-            self._hold(data[start:])
-            return
-        self._skipped -= len(data) - start
-        self._held = data[start:]
-
-    def _end(self) -> None:
-        """The client has closed, too."""
-        if self.close_timer is not None:
-            self.close_timer.cancel()
-            self.close_timer = None
-        self.transport.close()

@@ -16,10 +16,10 @@ from weakref import WeakKeyDictionary
 from django_ws.throttled_log import ThrottledLog
 
 try:
-    from fcntl import ioctl
-    from termios import TIOCOUTQ
+    import fcntl
+    import termios
 except ImportError:  # pragma: no cover - Windows
-    ioctl = TIOCOUTQ = None  # type: ignore[assignment]
+    fcntl = termios = None  # type: ignore[assignment]
 
 logger = logging.getLogger("uvicorn.error")
 
@@ -91,7 +91,8 @@ def _untaken(transport: Any) -> int:
     size: int = transport.get_write_buffer_size()
     sock = transport.get_extra_info("socket")
     try:
-        [in_kernel] = struct.unpack("i", ioctl(sock.fileno(), TIOCOUTQ, bytes(4)))
-    except (OSError, TypeError, ValueError):  # closed meanwhile, or another system
+        answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
+        [in_kernel] = struct.unpack("i", answer)
+    except (AttributeError, OSError, ValueError):  # another system; closed meanwhile
         return size
     return size + int(in_kernel)

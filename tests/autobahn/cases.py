@@ -103,8 +103,6 @@ class _Package:
         return self._replaced.get(name) or __import__(name, *more)
 
 
-
-
 def as_bytes(value: Any) -> Any:
     """What was a ``str`` of Python 2; all else as it is."""
     return value.encode("latin-1") if isinstance(value, str) else value
@@ -122,7 +120,7 @@ class _Validator:
         return self._validator.validate(as_bytes(text))
 
 
-class _Offer(compress.PerMessageDeflateOffer):  # type: ignore[misc]
+class _Offer(compress.PerMessageDeflateOffer):
     """With the names that its arguments and attributes had: ``requestMaxWindowBits``."""
 
     def __init__(self, **named: Any) -> None:

@@ -88,7 +88,7 @@ async def _verdict(url: str, case: CaseClass, seconds: float, in_full: bool) -> 
     return client.verdict()
 
 
-class Client(WebSocketClientProtocol):  # type: ignore[misc]
+class Client(WebSocketClientProtocol):
     """One connection: ``self.p`` of a case."""
 
     def __init__(self, factory: Any, case: CaseClass) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 
 def tell(line: str) -> None:
-    print(line, flush=True)
+    os.write(1, f"{line}\n".encode())
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from tests.autobahn.cases import cases, group_of
 from tests.autobahn.client import Verdict, run
 from tests.server.running import Runws
+
+logger = logging.getLogger(__name__)
 
 COMMAND = ("-m", "django_ws.server", "tests.server.echo:application")
 SETTINGS = "tests.autobahn.settings"
@@ -31,12 +34,14 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
 
 def failed(verdicts: list[Verdict]) -> set[str]:
     bad = [verdict for verdict in verdicts if verdict.has_failed]
-    print(*[verdict.report for verdict in bad], sep="\n")  # shown where the test fails
+    for verdict in bad:  # shown where the test fails
+        logger.info("%s", verdict.report)
     return {verdict.number for verdict in bad}
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_a_group_of_cases(url: str, group: int) -> None:
+def test_a_group_of_cases(url: str, group: int, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, __name__)
     chosen = cases([f"{group}.*"])
     verdicts = run(url, chosen.values())
     assert failed(verdicts) == FAILS & set(chosen)
@@ -50,7 +55,8 @@ def test_the_groups_are_what_is_installed() -> None:
 
 
 @pytest.mark.faults
-def test_all_cases(url: str) -> None:
+def test_all_cases(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, __name__)
     verdicts = run(url, cases().values())
     assert len(verdicts) == 517
     assert failed(verdicts) == FAILS

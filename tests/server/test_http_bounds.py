@@ -190,7 +190,9 @@ def test_uvicorns_own_classes_answer_as_well(loop: str, http: str, ws: str) -> N
     run(loop, main())
 
 
-@pytest.mark.parametrize("bad", [b"nonsense\r\n\r\n", b"GET / FTP/1.0\r\n\r\n", b"\x16\x03\x01\x02"])
+@pytest.mark.parametrize(
+    "bad", [b"nonsense\r\n\r\n", b"GET / FTP/1.0\r\n\r\n", b"\x16\x03\x01\x02"]
+)
 def test_what_is_no_http_is_answered_with_400_and_one_line(
     loop: str, http: str, bad: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -26,7 +26,9 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
     before = f"{visitor.get()} on {site.get()}".encode()
     visitor.set(scope["path"])
     if scope["type"] == "http":
-        while (await receive())["more_body"]:
+        more = True
+        while more:
+            more = (await receive())["more_body"]
             await asyncio.sleep(0)
         await answer(send, before)
         return

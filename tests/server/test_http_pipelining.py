@@ -9,6 +9,7 @@ import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from django_ws.server import http as http_module
+from django_ws.server import refusing
 from tests.asgi_peer import until
 from tests.server.serving import HTTPS, LOOPS, Client, handshake, request, run, serving
 from tests.server.wire import CLOSE, TEXT, frame
@@ -155,7 +156,9 @@ def test_nonsense_behind_pages_is_answered_after_them(
 def test_a_body_that_is_no_body_is_answered_with_400(loop: str, http: str) -> None:
     async def main() -> None:
         async with serving(Site(), http) as server, Client(server) as client:
-            client.say(request(b"/", b"Transfer-Encoding: chunked", method=b"POST"), b"nonsense\r\n")
+            client.say(
+                request(b"/", b"Transfer-Encoding: chunked", method=b"POST"), b"nonsense\r\n"
+            )
             assert (await client.answer())[0] == 400
             assert await client.rest() == b""
             await until(lambda: not server.server_state.tasks)
@@ -184,13 +187,13 @@ def test_who_is_refused_may_send_on_for_a_while(loop: str, http: str) -> None:
 def test_who_is_refused_may_not_send_on_for_ever(
     loop: str, http: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_module, "LINGER_SECONDS", 60.0)
+    monkeypatch.setattr(refusing, "LINGER_SECONDS", 60.0)
 
     async def main() -> None:
         async with serving(Site(), http) as server, Client(server) as client:
             client.say(b"nonsense\r\n\r\n")
             assert (await client.answer())[0] == 400
-            with pytest.raises(ConnectionError):
+            with pytest.raises(ConnectionError):  # noqa: PT012  # some time
                 for _ in range(10_000):
                     client.say(b"x" * 10_000)
                     await client.writer.drain()
@@ -203,7 +206,7 @@ def test_who_is_refused_may_not_send_on_for_ever(
 def test_who_is_refused_and_does_not_leave_is_left(
     loop: str, http: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_module, "LINGER_SECONDS", 0.1)
+    monkeypatch.setattr(refusing, "LINGER_SECONDS", 0.1)
 
     async def main() -> None:
         async with serving(Site(), http) as server, Client(server) as client:
@@ -246,10 +249,10 @@ def test_others_have_their_turn_while_much_is_parsed(
                 running.call_soon(turn)
 
         done = asyncio.Event()
-        parse = None
         async with serving(Site(), http) as server, Client(server) as client:
             client.say(request(b"/", b"Transfer-Encoding: chunked", method=b"POST"))
             await until(lambda: server.server_state.connections)
+            connection: Any
             [connection] = server.server_state.connections
             parse, last = connection._parse, [0]
 

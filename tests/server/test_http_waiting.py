@@ -88,14 +88,16 @@ def test_half_a_second_request_is_answered_with_408(loop: str, http: str) -> Non
 @with_both
 def test_a_kept_connection_has_its_own_time(loop: str, http: str) -> None:
     async def main() -> None:
-        async with serving(echo, http, limits=SOON, timeout_keep_alive=1) as server:
-            async with Client(server) as client:
-                client.say(request())
-                assert (await client.answer())[0] == 200
-                await asyncio.sleep(0.5)
-                client.say(request())
-                assert (await client.answer())[0] == 200
-                assert await client.rest() == b""
+        async with (
+            serving(echo, http, limits=SOON, timeout_keep_alive=1) as server,
+            Client(server) as client,
+        ):
+            client.say(request())
+            assert (await client.answer())[0] == 200
+            await asyncio.sleep(0.5)
+            client.say(request())
+            assert (await client.answer())[0] == 200
+            assert await client.rest() == b""
 
     run(loop, main())
 
@@ -169,12 +171,14 @@ def test_a_body_whose_answer_was_given_already_ends_the_connection(
         await answer(send, b"too much", 413)
 
     async def main() -> None:
-        async with serving(not_reading, http, limits=SOON, timeout_keep_alive=60) as server:
-            async with Client(server) as client:
-                client.say(POST)
-                assert await client.answer() == (413, b"too much")
-                client.say(b"abc")
-                assert await client.rest() == b""
+        async with (
+            serving(not_reading, http, limits=SOON, timeout_keep_alive=60) as server,
+            Client(server) as client,
+        ):
+            client.say(POST)
+            assert await client.answer() == (413, b"too much")
+            client.say(b"abc")
+            assert await client.rest() == b""
 
     run(loop, main())
 
@@ -296,16 +300,18 @@ def test_those_that_are_kept_for_later_are_dropped_first(
 
     async def main() -> None:
         limits = Limits(max_waiting=10, header_timeout=60.0)
-        async with serving(reading, http, limits=limits, timeout_keep_alive=60) as server:
-            async with AsyncExitStack() as stack:
-                halves = await opened(stack, server, 5, b"GET / HTTP/1.1\r\n")
-                kept = await opened(stack, server, 5, request())
-                for client in kept:
-                    assert (await client.answer())[0] == 200
-                for number in range(5):
-                    await opened(stack, server, 1, POST)
-                    assert await kept[number].rest() == b""
-                assert not any(client.reader.at_eof() for client in halves)
+        async with (
+            serving(reading, http, limits=limits, timeout_keep_alive=60) as server,
+            AsyncExitStack() as stack,
+        ):
+            halves = await opened(stack, server, 5, b"GET / HTTP/1.1\r\n")
+            kept = await opened(stack, server, 5, request())
+            for client in kept:
+                assert (await client.answer())[0] == 200
+            for number in range(5):
+                await opened(stack, server, 1, POST)
+                assert await kept[number].rest() == b""
+            assert not any(client.reader.at_eof() for client in halves)
 
     run(loop, main())
 
@@ -314,10 +320,12 @@ def test_many_that_have_just_come_are_not_dropped(caplog: pytest.LogCaptureFixtu
     """What they have sent waits to be read: a storm of those who come back after a restart."""
 
     async def main() -> None:
-        async with serving(echo, limits=Limits(max_waiting=5)) as server:
-            async with AsyncExitStack() as stack:
-                for client in await opened(stack, server, 300, handshake()):
-                    assert (await client.answer())[0] == 101
+        async with (
+            serving(echo, limits=Limits(max_waiting=5)) as server,
+            AsyncExitStack() as stack,
+        ):
+            for client in await opened(stack, server, 300, handshake()):
+                assert (await client.answer())[0] == 101
 
     run("uvloop", main())
     assert told(caplog) == []

@@ -39,6 +39,10 @@ async def pinged(client: Client, count: int) -> None:
     assert not client.wire.closing
 
 
+async def dead(client: Client) -> None:
+    await until(lambda: client.wire.closing)
+
+
 def answered(client: Client) -> bytes:
     return frame(PONG, client.frames[-1][1])
 
@@ -49,15 +53,16 @@ async def test_a_client_that_says_nothing_is_closed_and_the_application_is_told(
     caplog.set_level(logging.INFO, "uvicorn.error")
     for _ in range(3):
         client = await Client(**SHORT).open(path=b"/a/b?secret")
-        await until(lambda: client.wire.closing)
+        await dead(client)
         assert client.frames[-1] == (CLOSED, b"\x03\xf3keepalive ping timeout")
         await client.lose()
         assert client.events[1:] == [DEATH]
     lines = [each.getMessage() for each in caplog.records if "ping" in each.getMessage()]
-    assert lines == [
+    [line] = lines
+    assert line == (
         "WebSocket /a/b: nothing came from the client (127.0.0.1) for 0.02 s after a ping: "
         "closed with 1011"
-    ]
+    )
 
 
 async def test_uvicorns_class_tells_neither_the_application_nor_the_log(

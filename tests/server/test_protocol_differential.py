@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from django_ws.server import protocol
+from django_ws.server import reading
 from django_ws.server.protocol import FastProtocol
 from tests.server.wire import (
     BINARY,
@@ -44,7 +44,7 @@ INNER = frame(TEXT, b"inner")
 
 @pytest.fixture(autouse=True)
 def small_is_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "SMALL", SMALL)
+    monkeypatch.setattr(reading, "SMALL", SMALL)
 
 
 @pytest.fixture(autouse=True)

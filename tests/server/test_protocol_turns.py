@@ -12,8 +12,9 @@ from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import InvalidState
 
-from django_ws.server import protocol
-from django_ws.server.protocol import FRAGMENTS, FRAMES_IN_A_TURN, FastProtocol
+from django_ws.server import reading
+from django_ws.server.protocol import FastProtocol
+from django_ws.server.reading import FRAGMENTS, FRAMES_IN_A_TURN
 from tests.asgi_peer import until
 from tests.server.test_protocol import idle
 from tests.server.wire import (
@@ -132,9 +133,7 @@ async def test_messages_are_read_though_nothing_can_be_written() -> None:
 
 
 @pytest.mark.parametrize("opcode", [PING, PONG])
-async def test_too_many_control_frames_close(
-    opcode: int, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_too_many_control_frames_close(opcode: int, caplog: pytest.LogCaptureFixture) -> None:
     client = await Client().open(path=b"/a/path?secret")
     await client.feed(frame(opcode) * 1000, frame(TEXT, b"1"))
     await until(lambda: client.messages == ["1"])
@@ -152,13 +151,13 @@ async def test_too_many_control_frames_close(
 
 
 async def test_control_frames_are_forgotten_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "CONTROL_FRAMES", 10)
+    monkeypatch.setattr(reading, "CONTROL_FRAMES", 10)
     client = await Client().open()
     now = [1000.0]
     monkeypatch.setattr(client.protocol, "loop", Clock(now))
     for _ in range(5):
         await client.feed(frame(PING) * 10)
-        now[0] += protocol.CONTROL_SECONDS + 1
+        now[0] += reading.CONTROL_SECONDS + 1
     assert client.frames == [PONGED] * 50
     monkeypatch.undo()
     await client.lose()
@@ -275,7 +274,7 @@ async def test_who_waits_to_send_meanwhile_learns_it_as_well() -> None:
 async def test_who_sends_after_an_own_close_has_made_a_mistake() -> None:
     client = await Client().open()
     await client.send({"type": "websocket.close", "code": 1000})
-    with pytest.raises(RuntimeError, match="after sending 'websocket.close'"):
+    with pytest.raises(RuntimeError, match=r"after sending 'websocket\.close'"):
         await client.send({"type": "websocket.send", "text": "x"})
     await client.lose()
 
@@ -284,7 +283,7 @@ async def test_uvicorns_class_takes_the_first_for_the_second() -> None:
     """Where it does not, ours need not look."""
     client = await Client(WebSocketsSansIOProtocol).open()
     await client.feed(b"\xff" * 20)
-    with pytest.raises(RuntimeError, match="after sending 'websocket.close'"):
+    with pytest.raises(RuntimeError, match=r"after sending 'websocket\.close'"):
         await client.send({"type": "websocket.send", "text": "x"})
     await client.lose()
 

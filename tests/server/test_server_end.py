@@ -179,12 +179,14 @@ def test_what_does_not_end_in_time_is_cancelled(caplog: pytest.LogCaptureFixture
             raise
 
     async def main() -> None:
-        async with serving(endless, timeout_graceful_shutdown=1) as server:
-            async with Client(server) as client:
-                client.say(request(b"/endless"))
-                await until(lambda: server.server_state.tasks)
-                await server.shutdown()
-                await until(lambda: cancelled == ["/endless"])
+        async with (
+            serving(endless, timeout_graceful_shutdown=1) as server,
+            Client(server) as client,
+        ):
+            client.say(request(b"/endless"))
+            await until(lambda: server.server_state.tasks)
+            await server.shutdown()
+            await until(lambda: cancelled == ["/endless"])
 
     run("asyncio", main())
     assert "Not ended in time, and cancelled: 1 of the server's tasks" in told(caplog)
@@ -193,10 +195,11 @@ def test_what_does_not_end_in_time_is_cancelled(caplog: pytest.LogCaptureFixture
 def test_at_once_nothing_is_waited_for() -> None:
     async def main() -> None:
         async with serving(reading) as server:
-            stubborn = Broken(server.server_state.connections, is_stubborn=True)
+            connections: set[Any] = server.server_state.connections
+            stubborn = Broken(connections, is_stubborn=True)
             server.force_exit = True
             await server.shutdown()
-            assert stubborn in server.server_state.connections
+            assert stubborn in connections
 
     run("asyncio", main())
 
