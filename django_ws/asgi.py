@@ -24,6 +24,7 @@ from django_ws.middleware.chain import chain
 from django_ws.origin import Refusal, check_origin, without_cookies
 from django_ws.pages import serve_page
 from django_ws.request import WebSocketRequest
+from django_ws.script_name import normal_scope, normal_script_name
 from django_ws.throttled_log import ThrottledLog
 from django_ws.types import ASGIApplication, Receive, Scope, Send
 
@@ -42,6 +43,9 @@ def get_websocket_application(http_app: ASGIApplication | None = None) -> WebSoc
     can. Call it in ``asgi.py`` in the place of ``get_asgi_application()``.
     """
     django.setup(set_prefix=False)
+    if settings.FORCE_SCRIPT_NAME:
+        # With a slash at its end Django finds no page, though it makes good URLs.
+        settings.FORCE_SCRIPT_NAME = normal_script_name(settings.FORCE_SCRIPT_NAME)
     signals.connect()
     missed_upgrades.connect()
     tell_what_is_missing()
@@ -56,6 +60,8 @@ class WebSocketApplication:
         self._http: Any = http_app or ASGIHandler()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get("root_path"):
+            scope = normal_scope(scope)
         match scope["type"]:
             case "websocket":
                 handler = await new_handler(scope, receive, send)
@@ -111,7 +117,7 @@ async def new_handler(scope: Scope, receive: Receive, send: Send) -> WebSocketHa
         await connection.settle()
         return None
     if request.script_name:
-        set_script_prefix(f"{request.script_name.rstrip('/')}/")
+        set_script_prefix(f"{request.script_name}/")
     try:
         match = routing.resolve(request.path_info)
     except Resolver404 as not_found:

@@ -16,6 +16,7 @@ from django.views.debug import SafeExceptionReporterFilter
 from django_ws import conf
 from django_ws.client_address import client_address
 from django_ws.hiding import report_filter, shown_query
+from django_ws.script_name import normal_script_name
 from django_ws.thread_caches import share_cache
 from django_ws.types import Login, Scope
 
@@ -52,8 +53,8 @@ class WebSocketRequest(ASGIRequest):
         # Not super().__init__: it would build META and read a body that does not exist.
         self.scope = scope
         self.path = scope["path"]
-        self.script_name = get_script_prefix(scope)
-        self.path_info = self.path.removeprefix(self.script_name.rstrip("/")) or "/"
+        self.script_name = normal_script_name(get_script_prefix(scope))
+        self.path_info = self.path.removeprefix(self.script_name) or "/"
         self.resolver_match = None
 
     @cached_property

@@ -65,6 +65,7 @@ NOT_THROTTLED = {
     "pubsub/losses.py": {"end": OUTAGE, "tell": OUTAGE},
     "pubsub/publish.py": {"publish": "one for each call of the site's"},
     "reporting.py": {"_report": SITE, "report_error": "a log handler of the site's that fails"},
+    "server/base.py": {"_wait_until_over": ONCE, "shutdown": ONCE},
     "server/development.py": {"stop": ONCE},
     "server/development_log.py": {"_log": "the access log, while developing"},
     "server/loading.py": {"prepared": ONCE},

@@ -14,10 +14,22 @@ from typing import Any
 from uvicorn.config import LOGGING_CONFIG
 
 from django_ws.server.options import Options
+from django_ws.throttled_log import ThrottledLog
 
 LOGGERS = ("uvicorn.error", "uvicorn.access")
 WIRE = ("< ", "> ")  # the directions, in front of each line of websockets
 SOCKET_LINES = ('%s - "WebSocket %s"', "connection open", "connection closed", "connection reject")
+# What any client makes uvicorn say, each time that it wants to.
+CLIENTS_LINES = (
+    "Exceeded concurrency limit.",
+    "Invalid UTF-8 sequence received from client.",
+    "No supported WebSocket library detected.",
+    "Unsupported upgrade request.",
+)
+
+_repeated = ThrottledLog(
+    logging.getLogger("uvicorn.error"), logging.WARNING, "lines of uvicorn's about requests"
+)
 
 
 class WithoutSecrets(logging.Filter):
@@ -38,7 +50,19 @@ class WithoutSockets(logging.Filter):
         return not str(record.msg).startswith(SOCKET_LINES)
 
 
+class WithoutRepetitions(logging.Filter):
+    """Throttles what any client can cause, and leaves its traceback out."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = str(record.msg)
+        if not text.startswith(CLIENTS_LINES):
+            return True
+        _repeated.log(text, "%s", text)  # which comes here again, as another format
+        return False
+
+
 _without_secrets, _without_sockets = WithoutSecrets(), WithoutSockets()
+_without_repetitions = WithoutRepetitions()
 
 
 def configure_logging(options: Options) -> None:
@@ -59,5 +83,6 @@ def guard_logging(options: Options) -> None:
     for name in LOGGERS:
         logging.getLogger(name).addFilter(_without_secrets)
         logging.getLogger(name).disabled = False
+    logging.getLogger("uvicorn.error").addFilter(_without_repetitions)
     if not options.access_log:
         logging.getLogger("uvicorn.error").addFilter(_without_sockets)

@@ -4,31 +4,45 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import uvicorn
 from django.conf import settings
 
 from django_ws import conf
+from django_ws.script_name import normal_script_name
 from django_ws.server.access_log import guard_logging
+from django_ws.server.limits import Limits
 from django_ws.server.options import Options
 from django_ws.types import ASGIApplication
 
 FAST = "django_ws.server.protocol"
+HTTP = {
+    "httptools": "django_ws.server.http_httptools:BoundedHttpTools",
+    "h11": "django_ws.server.http_h11:BoundedH11",
+}
 
 
-def uvicorn_config(
-    application: ASGIApplication | str, options: Options, **more: Any
-) -> uvicorn.Config:
+class Config(uvicorn.Config):
+    """uvicorn's, with what clients may do before their request is there."""
+
+    def __init__(self, *args: Any, limits: Limits | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.limits = limits or Limits()
+
+
+def uvicorn_config(application: ASGIApplication | str, options: Options, **more: Any) -> Config:
     """For an application that is imported already, since only then its settings are known.
 
     It leaves logging alone but for the filters of ``access_log``; ``more`` goes to uvicorn as it
     is.
     """
-    config = uvicorn.Config(
+    config = Config(
         application,
+        limits=options.limits,
         loop=options.loop,
-        http=options.http,
+        http=http_protocol(options.http),
         ws=ws_protocol(options.ws),
         ws_max_size=max_message_size(),
         ws_max_queue=options.ws_max_queue,
@@ -42,7 +56,7 @@ def uvicorn_config(
         backlog=options.backlog,
         proxy_headers=options.proxy_headers,
         forwarded_allow_ips=options.forwarded_allow_ips,
-        root_path=options.root_path,
+        root_path=normal_script_name(options.root_path),
         limit_concurrency=options.limit_concurrency,
         limit_max_requests=options.limit_max_requests,
         timeout_keep_alive=options.timeout_keep_alive,
@@ -58,6 +72,13 @@ def uvicorn_config(
     )
     guard_logging(options)
     return config
+
+
+def http_protocol(name: str) -> str:
+    """The path of our class; for "auto" that of httptools, where it is installed."""
+    if name == "auto":
+        name = "httptools" if find_spec("httptools") else "h11"
+    return HTTP[name]
 
 
 def ws_protocol(name: str) -> str:

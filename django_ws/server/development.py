@@ -13,7 +13,6 @@ import sys
 import threading
 from typing import Any, cast
 
-import uvicorn
 from django.conf import settings
 from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 from django.core.exceptions import ImproperlyConfigured
@@ -21,7 +20,8 @@ from django.core.handlers.asgi import ASGIHandler
 from django.utils.module_loading import import_string
 
 from django_ws.causes import cause
-from django_ws.server.config import max_message_size
+from django_ws.server.base import BaseServer
+from django_ws.server.config import Config, http_protocol, max_message_size, ws_protocol
 from django_ws.server.development_log import Lines
 from django_ws.types import ASGIApplication, Receive, Scope, Send
 
@@ -69,9 +69,11 @@ class DevelopmentServer:
         self.server_port: int = self._socket.getsockname()[1]
         self._ended = threading.Event()
         self._application: ASGIApplication
-        config = uvicorn.Config(
+        config = Config(
             Lines(self._serve),
             interface="asgi3",
+            http=http_protocol("auto"),
+            ws=ws_protocol("auto"),
             # Django's LOGGING stays as it is, and uvicorn tells nothing but what went wrong: its
             # line of each socket would show the query string, and perhaps a token in it.
             log_config=None,
@@ -82,7 +84,7 @@ class DevelopmentServer:
             proxy_headers=False,  # as with Django's server
             timeout_graceful_shutdown=QUIT_SECONDS,
         )
-        self._server = uvicorn.Server(config)
+        self._server = BaseServer(config)
 
     def set_app(self, application: ASGIApplication) -> None:
         self._application = application

@@ -9,7 +9,8 @@ from typing import Any
 
 FIN, OPCODE = 0x80, 0x0F  # bits of the first byte
 MASKED, LENGTH = 0x80, 0x7F  # of the second
-CONTINUATION, TEXT, BINARY = 0, 1, 2
+CONTINUATION, TEXT, BINARY, CLOSE = 0, 1, 2, 8
+CONTROL = 8  # a bit of the opcode
 OPCODES = {CONTINUATION, TEXT, BINARY, 8, 9, 10}
 FIN_TEXT, FIN_BINARY = FIN | TEXT, FIN | BINARY
 RSV1 = 0x40  # of a compressed message (RFC 7692, 6.1)

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
+from django_ws.server.limits import Limits, default_max_waiting
+
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
 WS_CHOICES = ("auto", "fast", "websockets-sansio", "websockets", "wsproto", "none")
 
@@ -36,6 +38,9 @@ class Options:
     access_log: bool = True
     graceful_timeout: float = 30.0
     timeout_keep_alive: int = 5
+    header_timeout: float = Limits.header_timeout
+    max_header_size: int = Limits.max_header_size
+    max_waiting: int = field(default_factory=default_max_waiting)
     limit_concurrency: int | None = None
     limit_max_requests: int | None = None
     ws: str = "auto"
@@ -63,6 +68,14 @@ class Options:
         return cls(**{name: value for name, value in values.items() if value is not None})
 
     @property
+    def limits(self) -> Limits:
+        return Limits(
+            max_header_size=self.max_header_size,
+            header_timeout=self.header_timeout,
+            max_waiting=self.max_waiting,
+        )
+
+    @property
     def certificate_demand(self) -> ssl.VerifyMode:
         return ssl.VerifyMode[f"CERT_{self.ssl_cert_reqs.upper()}"]
 
@@ -81,6 +94,13 @@ def _seconds(text: str) -> float:
     number = float(text)
     if not 0 <= number < 1e9:  # nor is "nan"
         raise argparse.ArgumentTypeError(f"{text} is no time in seconds")
+    return number
+
+
+def _some_seconds(text: str) -> float:
+    number = _seconds(text)
+    if not number:
+        raise argparse.ArgumentTypeError("0 seconds are too few")
     return number
 
 
@@ -130,6 +150,30 @@ def add_arguments(parser: ArgumentParser) -> None:
         default=default.timeout_keep_alive,
         metavar="SECONDS",
         help="how long an HTTP connection without a request stays open (default: %(default)s)",
+    )
+    add(
+        "--header-timeout",
+        type=_some_seconds,
+        default=default.header_timeout,
+        metavar="SECONDS",
+        help="how long a client may take to send the head of a request, or to begin TLS "
+        "(default: %(default)g)",
+    )
+    add(
+        "--max-header-size",
+        type=_at_least(1024),
+        default=default.max_header_size,
+        metavar="BYTES",
+        help="of a request line and its headers, cookies among them; larger ones are answered with "
+        "431 (default: %(default)s)",
+    )
+    add(
+        "--max-waiting",
+        type=_at_least(1),
+        default=default.max_waiting,
+        metavar="N",
+        help="connections of a worker whose request is not there yet; the oldest are dropped "
+        "(default: a quarter of the files it may open, at most 8192)",
     )
     add(
         "--limit-concurrency",

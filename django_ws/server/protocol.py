@@ -8,49 +8,32 @@ for all connections (the ASGI extension ``django_ws.frames``).
 The two never disagree about the state of a connection, since only one of them has any: whenever
 a short path is taken the general implementation is open, between two frames, and not within a
 fragmented message; and it never sees a part of a frame that takes a short path. These leave
-nothing behind that it would have to know.
+nothing behind that it would have to know. ``reading`` has the half of it that reads.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.config import Config
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
-from websockets.extensions.permessage_deflate import (
-    PerMessageDeflate,
-    ServerPerMessageDeflateFactory,
-)
-from websockets.protocol import State
-from websockets.server import ServerProtocol
+from websockets.extensions.permessage_deflate import PerMessageDeflate
 
 from django_ws.frame_extension import NAME, FrameExtension
-from django_ws.server.events import Events
 from django_ws.server.frames import (
-    BINARY,
     BINARY_HEADS,
-    COMPRESSION,
-    CONTINUATION,
-    FIN,
     FIN_BINARY,
     FIN_TEXT,
-    OPCODE,
-    TEXT,
     TEXT_HEADS,
     WORTH_COMPRESSING,
     Frames,
     frame,
-    sizes_of_frame,
 )
-
-try:
-    from websockets.speedups import apply_mask
-except ImportError:  # pragma: no cover - where websockets was installed without its C code
-    from websockets.utils import apply_mask
+from django_ws.server.reading import Reading
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
@@ -58,19 +41,14 @@ if TYPE_CHECKING:
 if "pause_writing" not in vars(WebSocketsSansIOProtocol):  # pragma: no cover - depends on uvicorn
     raise ImportError("FastProtocol needs uvicorn 0.53 or newer: pip install --upgrade uvicorn")
 
-SMALL = 4096  # bytes of payload; what is larger is read by the general implementation
-LARGEST_WRITTEN = 65535  # bytes of payload; what is larger is written by it
-WINDOW_BITS = 12  # uvicorn's, both ways
+LARGEST_WRITTEN = 65535  # bytes of payload; what is larger is written by uvicorn's class
 
 
-class FastProtocol(WebSocketsSansIOProtocol):
+class FastProtocol(Reading):
     """A protocol class for uvicorn's option ``ws``. One instance is one connection."""
 
     # Beside the dict of uvicorn's class: it is as large as it may be before it doubles.
-    __slots__ = (
-        "_bits", "_can_write", "_held", "_in_message", "_is_between", "_is_open", "_is_paused",
-        "_may_shorten", "_owed", "_transport",
-    )  # fmt: skip
+    __slots__ = ("_bits", "_can_write", "_has_closed", "_transport")
 
     def __init__(
         self,
@@ -80,33 +58,9 @@ class FastProtocol(WebSocketsSansIOProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self.queue: Events = Events()  # type: ignore[assignment]
-        if config.ws_per_message_deflate:
-            # As uvicorn's, but each message by itself: so that one can be sent to all.
-            self.conn = ServerProtocol(
-                extensions=[
-                    ServerPerMessageDeflateFactory(
-                        server_no_context_takeover=True,
-                        server_max_window_bits=WINDOW_BITS,
-                        client_max_window_bits=WINDOW_BITS,
-                        compress_settings=COMPRESSION,
-                    )
-                ],
-                max_size=config.ws_max_size,
-                logger=self.logger,
-            )
-        # At that level the general implementation logs each frame; and no hot path asks whether
-        # 125 bytes are too many.
-        self._may_shorten = not self.logger.isEnabledFor(logging.DEBUG) and config.ws_max_size > 125
-        self._is_open = False  # handshake done, and no close sent or received
-        self._is_paused = False  # the transport's buffer is full
-        self._can_write = False  # open, and not paused
+        self._can_write = False  # open, and the transport's buffer is not full
         self._bits: int | None = None  # of the window, where messages may be compressed
-        # What was read:
-        self._held = b""  # the begin of a frame: of its head, or of a whole one that is small
-        self._owed = 0  # bytes of a frame that the general implementation has begun to read
-        self._in_message = False  # between the fragments of one
-        self._is_between = self._may_shorten  # nothing held or owed, and in no message
+        self._has_closed = False  # the application has
 
     # The ASGI extension
 
@@ -179,8 +133,16 @@ class FastProtocol(WebSocketsSansIOProtocol):
                 data = message.get("text")
             if data is not None and self._write(data):
                 return
+        await self.writable.wait()
+        if self.close_sent and not self._has_closed:
+            # By the server, for what the client has done. uvicorn's class would call it a mistake
+            # of the application.
+            raise ClientDisconnected
         await super().send(message)
+        self._has_closed = self.close_sent
         self._note_state()
+        if self._is_rest:  # what came before the handshake was answered, or before this close
+            self._read_on()
 
     async def receive(self) -> ASGIReceiveEvent:
         events = self.queue
@@ -199,7 +161,7 @@ class FastProtocol(WebSocketsSansIOProtocol):
             event = events.take()
         if self.read_paused and events.waiting is None:
             self.read_paused = False
-            self.transport.resume_reading()
+            self._read_on()
         return event  # type: ignore[no-any-return]
 
     # The transport
@@ -207,6 +169,10 @@ class FastProtocol(WebSocketsSansIOProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._transport = self.transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._held = b""
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -217,103 +183,17 @@ class FastProtocol(WebSocketsSansIOProtocol):
         super().resume_writing()
         self._is_paused = False
         self._can_write = self._is_open
-
-    def shutdown(self) -> None:
-        super().shutdown()
-        self._note_state()
-
-    def _general(self, data: bytes) -> None:
-        super().data_received(data)
-        self._note_state()
+        self.heard = True
+        if self._waits_to_write:
+            self._waits_to_write = False
+            self._read_on()
 
     def _note_state(self) -> None:
-        """After whatever may open or close the connection. All else that closes it closes the
-        transport at once: so whoever writes asks that, too.
-        """
-        self._is_open = self.conn.state is State.OPEN
+        super()._note_state()
         self._can_write = self._is_open and not self._is_paused
 
-    def data_received(self, data: bytes) -> None:
-        # Hot path: nothing but one short frame, all of it.
-        if (
-            5 < len(data) < 132
-            and data[1] == len(data) + 122  # 128 for the mask, less the 6 bytes of the head
-            and (data[0] == FIN_TEXT or data[0] == FIN_BINARY)
-            and self._is_between
-            and self._is_open
-        ):
-            self._read(data, 6)
-        else:
-            self._take_apart(data)
-
-    def _take_apart(self, data: bytes) -> None:
-        """Each frame to where it belongs, in order."""
-        if not self.handshake_initiated:
-            self._general(data)  # the request, which uvicorn hands over by itself
-            return
-        if self._held:
-            data, self._held = self._held + data, b""
-        start = 0
-        # What follows a close is not read any more.
-        while start < len(data) and not self.transport.is_closing():
-            if self._owed:
-                part = data[start : start + self._owed]
-                start += len(part)
-                self._owed -= len(part)
-                self._general(part)
-            elif (sizes := sizes_of_frame(data, start)) is None:
-                self._held = data[start:]
-                break
-            else:
-                head, payload = sizes
-                first = data[start]
-                if self._is_short_frame(first, payload):
-                    end = start + head + payload
-                    if end > len(data):
-                        self._held = data[start:]
-                        break
-                    self._read(data[start:end], head)
-                    start = end
-                else:
-                    self._owed = head + payload
-                    self._follow(first)
-        self._is_between = self._may_shorten and not (self._held or self._owed or self._in_message)
-
-    def _is_short_frame(self, first: int, payload: int) -> bool:
-        return (
-            self._may_shorten
-            and first in (FIN_TEXT, FIN_BINARY)
-            and payload <= SMALL
-            and payload <= self.config.ws_max_size
-            and not self._in_message
-            and self._is_open
-        )
-
-    def _follow(self, first: int) -> None:
-        """Note whether a message will be half read after the frame with this first byte."""
-        if first & OPCODE in (TEXT, BINARY) and not first & FIN:
-            self._in_message = True
-        elif first & OPCODE == CONTINUATION and first & FIN:
-            self._in_message = False
-
-    def _read(self, data: bytes, head: int) -> None:
-        """One whole frame with a message."""
-        payload = apply_mask(data[head:], data[head - 4 : head])
-        event: dict[str, Any] = {"type": "websocket.receive"}
-        if data[0] == FIN_TEXT:
-            try:
-                event["text"] = payload.decode()
-            except UnicodeDecodeError:
-                self._general(data)  # which closes
-                return
-        else:
-            event["bytes"] = payload
-        events = self.queue
-        events.put_nowait(event)
-        if (
-            events.waiting is not None
-            and len(events.waiting) >= self.config.ws_max_queue
-            and not self.read_paused
-        ):
-            self.read_paused = True
-            self.transport.pause_reading()
+    def shutdown(self) -> None:
+        # Otherwise all is said: uvicorn's class would raise where the client has just closed.
+        if not self.transport.is_closing():
+            super().shutdown()
+        self._note_state()

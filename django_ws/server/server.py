@@ -1,4 +1,4 @@
-"""uvicorn's server, which closes its sockets gently when it is told to end."""
+"""The server that closes its sockets gently when it is told to end."""
 
 from __future__ import annotations
 
@@ -14,17 +14,15 @@ from typing import Any
 import uvicorn
 
 from django_ws.drain import drain
+from django_ws.server.base import TICK_SECONDS, BaseServer
 
-logger = logging.getLogger("uvicorn.error")
-
-TICK_SECONDS = 0.05  # until a signal, or an order, is noticed
 SETTLE_SECONDS = 1.0  # for who has connected just now to say what it wants
 BEAT_SECONDS = 1.0  # between the calls of on_tick, as in uvicorn's main loop
 CLOSING_SECONDS = 2.0  # for the answers of the clients to the last close frames
 AT_ONCE_SECONDS = 0.5  # for uvicorn to end, when it has to end at once
 
 
-class Server(uvicorn.Server):
+class Server(BaseServer):
     """``uvicorn.Server``, whose end drains the sockets first (see ``django_ws.drain``).
 
     The time for all of its end is ``timeout_graceful_shutdown``, where that is set. Meanwhile
@@ -124,6 +122,7 @@ class Server(uvicorn.Server):
                 if loop.time() >= beat:
                     beat += BEAT_SECONDS
                     await self.on_tick(0)
+                    self._stalled.look_at_the_end(loop.time())
                     if self._hands_over:
                         self._close_idle()
                 await asyncio.wait([task], timeout=TICK_SECONDS)
@@ -145,4 +144,4 @@ class Server(uvicorn.Server):
         """So that the next request of who keeps a connection goes to another process."""
         for connection in list(self.server_state.connections):
             if getattr(connection, "cycle", None) is not None:
-                connection.shutdown()  # a busy one ends with its answer
+                self._shut_down(connection)  # a busy one ends with its answer

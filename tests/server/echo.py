@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from django_ws.types import Receive, Scope, Send
 
 
@@ -10,5 +12,7 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
         raise ValueError(f"only sockets are served here, not {scope['type']}")
     await receive()
     await send({"type": "websocket.accept"})
-    while (event := await receive())["type"] == "websocket.receive":
-        await send({**event, "type": "websocket.send"})
+    # The second is what uvicorn's class raises where it has closed by itself.
+    with suppress(OSError, RuntimeError):
+        while (event := await receive())["type"] == "websocket.receive":
+            await send({**event, "type": "websocket.send"})

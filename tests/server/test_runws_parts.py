@@ -30,7 +30,7 @@ from websockets.sync.client import connect
 from django_ws.management.commands.runws import Command, application_path
 from django_ws.server import proxy
 from django_ws.server.__main__ import main, new_parser
-from django_ws.server.access_log import WithoutSecrets
+from django_ws.server.access_log import WithoutRepetitions, WithoutSecrets
 from django_ws.server.binding import BindError, Listening
 from django_ws.server.child import (
     MAX_PAUSE_SECONDS,
@@ -313,6 +313,25 @@ class TestLines:
     def test_of_the_wire_are_dropped(self, record: Any) -> None:
         assert not WithoutSecrets().filter(record(logging.DEBUG, "< %s: %s", "Cookie", "secret"))
         assert WithoutSecrets().filter(record(logging.DEBUG, "= connection is %s", "OPEN"))
+
+    @pytest.mark.parametrize(
+        "text",
+        ["Unsupported upgrade request.", "Invalid UTF-8 sequence received from client."],
+    )
+    def test_that_any_client_can_cause_are_throttled(
+        self, text: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        logger = logging.getLogger("uvicorn.error")
+        logger.addFilter(WithoutRepetitions())
+        try:
+            for _ in range(20):
+                logger.error(text, exc_info=ValueError("x"))
+            logger.error("something else")
+        finally:
+            for each in [each for each in logger.filters if isinstance(each, WithoutRepetitions)]:
+                logger.removeFilter(each)
+        assert caplog.messages == [text, "something else"]
+        assert caplog.records[0].exc_info is None
 
     @pytest.mark.parametrize("arguments", [(), ({"a": 1},)])
     def test_without_texts_stay(self, record: Any, arguments: tuple[Any, ...]) -> None:

@@ -83,6 +83,7 @@ class Wire(asyncio.Transport):
         self.is_reading_ = True
         self.pauses = 0
         self.closing = False
+        self.aborted = False
 
     def write(self, data: Any) -> None:
         (self.late if self.closing else self.written).append(bytes(data))
@@ -93,6 +94,9 @@ class Wire(asyncio.Transport):
 
     def close(self) -> None:
         self.closing = True
+
+    def abort(self) -> None:
+        self.closing = self.aborted = True
 
     def pause_reading(self) -> None:
         self.is_reading_ = False
@@ -177,8 +181,9 @@ class Client:
     async def feed(self, *chunks: bytes) -> None:
         """What a transport does with these: not while reading is paused, nor once it closes."""
         for chunk in chunks:
-            if not self.wire.is_reading_:
-                await self.turns()
+            for _ in range(20):
+                if not self.wire.is_reading_:
+                    await self.turns()
             if self.wire.closing:
                 return
             assert self.wire.is_reading_, "reading was not resumed"

@@ -14,6 +14,8 @@ WS_MAX_MESSAGE_SIZE = 1000
 WS_DRAIN_SECONDS = 0.5
 WS_CLOSE_TIMEOUT = 600.0  # longer than any test: what lingers is ended by others
 
+FORCE_SCRIPT_NAME = os.environ.get("RUNWS_SCRIPT_NAME")
+
 if "RUNWS_BACKEND" in os.environ:
     WS_BROADCAST = {"default": {"BACKEND": os.environ["RUNWS_BACKEND"]}}
 

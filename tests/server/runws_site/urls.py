@@ -4,7 +4,9 @@ import gc
 import os
 
 from django.http import HttpRequest, JsonResponse
-from django.urls import path
+from django.urls import path, reverse
+
+from django_ws import ws_reverse
 
 
 def answer(request: HttpRequest) -> JsonResponse:
@@ -22,4 +24,18 @@ def answer(request: HttpRequest) -> JsonResponse:
     return response
 
 
-urlpatterns = [path("", answer)]
+def where(request: HttpRequest) -> JsonResponse:
+    """What a page knows of its place."""
+    response = JsonResponse(
+        {
+            "path": request.path,
+            "path_info": request.path_info,
+            "page": reverse("where"),
+            "socket": ws_reverse("where"),
+        }
+    )
+    response["Content-Length"] = str(len(response.content))
+    return response
+
+
+urlpatterns = [path("", answer), path("where/", where, name="where")]

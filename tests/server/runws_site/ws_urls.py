@@ -6,9 +6,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from django.urls import path
+from django.urls import path, reverse
 
-from django_ws import WebSocketHandler
+from django_ws import WebSocketHandler, ws_reverse
 from django_ws.exceptions import BroadcastError
 
 if Path(os.environ.get("RUNWS_TOLD", os.devnull)).read_text() == "raise in the routes":
@@ -44,4 +44,19 @@ class Sleeps(Blocks):
         time.sleep(1000)
 
 
+class Where(WebSocketHandler):
+    """Says what a socket knows of its place, as the page does."""
+
+    async def on_open(self) -> None:
+        await self.send(
+            {
+                "path": self.request.path,
+                "path_info": self.request.path_info,
+                "page": reverse("where"),
+                "socket": ws_reverse("where"),
+            }
+        )
+
+
 urlpatterns = [path("room/", Room), path("blocks/", Blocks), path("sleeps/", Sleeps)]
+urlpatterns += [path("where/", Where, name="where")]

@@ -1,0 +1,103 @@
+"""The handshake, from the head of a request to an object of the websockets library.
+
+The library's own parser is passed by: it takes lines of 8 KiB and 128 headers, whatever the page
+beside it takes, and says nothing to those that send more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+from websockets.datastructures import Headers
+from websockets.exceptions import WebSocketException
+from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
+from websockets.http11 import Request
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+from websockets.version import version
+
+from django_ws.server.frames import COMPRESSION
+from django_ws.server.http import HAS_BODY, INVALID, has_body
+from django_ws.server.keepalive import Keepalive
+
+NO_GET = "A WebSocket handshake is a GET."
+WINDOW_BITS = 12  # uvicorn's, both ways
+
+# How the library has bytes in its texts, and uvicorn gets them back.
+_IS_LATIN = int(version.partition(".")[0]) >= 17
+_CODEC, _ERRORS = ("latin-1", "strict") if _IS_LATIN else ("ascii", "surrogateescape")
+
+_deflate = ServerPerMessageDeflateFactory(
+    server_no_context_takeover=True,
+    server_max_window_bits=WINDOW_BITS,
+    client_max_window_bits=WINDOW_BITS,
+    compress_settings=COMPRESSION,
+)
+
+
+class Handshaking(Keepalive):
+    """The part of ``FastProtocol`` that begins."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        # As uvicorn's, but each message compressed by itself, so that one can be sent to all; and
+        # as if the request had been read, since only frames are given to it.
+        self.conn.parser.close()  # a generator, which refers to what refers to it
+        self.conn = ServerProtocol(
+            extensions=[_deflate] if config.ws_per_message_deflate else [],
+            max_size=config.ws_max_size,
+            logger=self.logger,
+            state=State.OPEN,
+        )
+        self.conn.state = State.CONNECTING
+
+    def begin(self, method: bytes, target: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+        """With a request that our HTTP protocols have read. uvicorn's give it as bytes."""
+        if method != b"GET":
+            self._refuse(405, NO_GET)
+        elif has_body(headers):
+            self._refuse(400, HAS_BODY)
+        else:
+            try:
+                request = request_of(target, headers)
+            except (ValueError, WebSocketException):
+                self._refuse(400, INVALID)
+            else:
+                self.handle_connect(request)
+
+    def _refuse(self, status: int, text: str) -> None:
+        self.handshake_initiated = self.handshake_complete = self.close_sent = True
+        self.conn.send_response(self.conn.reject(status, text))
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.transport.close()
+
+
+def request_of(target: bytes, headers: list[tuple[bytes, bytes]]) -> Request:
+    """As the library has it. Raises ``ValueError`` and the library's own errors for what no
+    request may have in it.
+    """
+    pairs = [(name.decode("ascii"), value.decode(_CODEC, _ERRORS)) for name, value in headers]
+    return Request(target.decode("ascii"), Headers(pairs))
+
+
+def split_head(data: bytes) -> tuple[bytes, bytes, list[tuple[bytes, bytes]]]:
+    """Method, target and headers of a whole head, as uvicorn's HTTP protocols write it."""
+    first, *lines = data.removesuffix(b"\r\n\r\n").split(b"\r\n")
+    method, _, more = first.partition(b" ")
+    return method, more.rpartition(b" ")[0], [_pair(line) for line in lines]
+
+
+def _pair(line: bytes) -> tuple[bytes, bytes]:
+    name, _, value = line.partition(b": ")
+    return name, value
