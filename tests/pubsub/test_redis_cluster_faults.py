@@ -12,6 +12,7 @@ import pytest
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub import outbox
 from django_ws.pubsub.backends import redis_cluster, redis_cluster_nodes, redis_cluster_publisher
+from django_ws.pubsub.backends.base import channel_of
 from django_ws.pubsub.backends.redis_cluster import ClusterBackend, ClusterPublisher
 from django_ws.pubsub.backends.redis_listener import Listener
 from django_ws.pubsub.outbox import Outbox
@@ -207,7 +208,7 @@ async def failure(sending: Outbox, topic: str) -> BroadcastError:
 
 async def test_a_message_that_is_refused_takes_no_other_with_it(lone_node: RedisCluster) -> None:
     (node,) = lone_node.nodes
-    node.ask("ACL", "SETUSER", "default", "resetchannels", f"&{PREFIX}a", f"&{PREFIX}b")
+    node.ask("ACL", "SETUSER", "default", "resetchannels", f"&{PREFIX}?a", f"&{PREFIX}?b")
     try:
         async with Listening(lone_node.location, "a", "b", prefix=PREFIX) as here:
             sent = [("a", b"1"), ("forbidden", b"2"), ("b", b"3")]
@@ -239,7 +240,7 @@ async def test_all_is_tried_again_while_the_cluster_is_down(
         await waiting
         await here.has(gaps=1)
         assert here.gaps == [{"a"}]  # alone: "c" was never there, "back" is not any more
-        channels = {(PREFIX + topic).encode() for topic in "ac"}
+        channels = {channel_of(PREFIX, topic) for topic in "ac"}
         assert lone_node.subscribed(node) == channels
         await here.backend.publish_many([("a", b"1"), ("b", b"2"), ("c", b"3")])
         await asyncio.to_thread(publisher.publish, [("a", b"4")])
@@ -264,7 +265,7 @@ async def test_a_slot_that_nobody_serves_is_waited_for(
             await publish([("a", b"before")])
         await here.has(messages=2)
         node.ask("CLUSTER", "DELSLOTS", slot)
-        assert lone_node.subscribed(node) == {(PREFIX + kept).encode()}
+        assert lone_node.subscribed(node) == {channel_of(PREFIX, kept)}
         with monkeypatch.context() as patch:
             for module in (redis_cluster, redis_cluster_publisher):
                 patch.setattr(module, "PUBLISH_SECONDS", 0.5)
@@ -309,7 +310,7 @@ async def test_servers_without_sharded_pubsub_get_plain_pubsub() -> None:
         publisher = ClusterPublisher(cluster.location, PREFIX, {})
         async with Listening(cluster.location, *topics, prefix=PREFIX) as here:
             (node,) = [node for node in cluster.nodes if cluster.listeners(node)]  # one is enough
-            channels = {(PREFIX + topic).encode() for topic in topics}
+            channels = {channel_of(PREFIX, topic) for topic in topics}
             assert cluster.subscribed(node, sharded=False) == channels
             sent = [(topic, b"hi") for topic in topics]
             await here.backend.publish_many(sent)
@@ -318,13 +319,13 @@ async def test_servers_without_sharded_pubsub_get_plain_pubsub() -> None:
             assert sorted(here.messages) == sorted(2 * sent)
             await here.backend.unsubscribe(topics[1:])
             await eventually(
-                lambda: cluster.subscribed(node, sharded=False) == {(PREFIX + "0").encode()}
+                lambda: cluster.subscribed(node, sharded=False) == {channel_of(PREFIX, "0")}
             )
             node.kill()
             await here.has(gaps=1)
             assert here.gaps == [{"0"}]
             (other,) = [n for n in cluster.nodes if n is not node and cluster.listeners(n)]
-            assert cluster.subscribed(other, sharded=False) == {(PREFIX + "0").encode()}
+            assert cluster.subscribed(other, sharded=False) == {channel_of(PREFIX, "0")}
         publisher.close()
 
 
@@ -505,7 +506,7 @@ async def test_nodes_that_send_a_topic_in_circles_are_not_overrun() -> None:
         while data := await reader.read(65536):
             if b"SLOTS" in data:
                 writer.write(b"*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$9\r\n127.0.0.1\r\n:%d\r\n" % port)
-            elif b"SSUBSCRIBE\r\n$8" in data:  # and not COMMAND INFO
+            elif b"SSUBSCRIBE\r\n$9" in data:  # and not COMMAND INFO
                 asked += 1
                 writer.write(b"-MOVED %d 127.0.0.1:%d\r\n" % (slot_of(PREFIX, "a"), port))
             else:
@@ -527,10 +528,10 @@ async def test_a_node_that_turns_out_to_be_older_gets_plain_pubsub() -> None:
             if b"SLOTS" in data:
                 slots = b"*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$9\r\n127.0.0.1\r\n:%d\r\n"
                 writer.write(slots % port)
-            elif b"\r\n$10\r\nSSUBSCRIBE\r\n$8" in data:
+            elif b"\r\n$10\r\nSSUBSCRIBE\r\n$9" in data:
                 writer.write(b"-ERR unknown command 'SSUBSCRIBE'\r\n")
             elif b"\r\n$9\r\nSUBSCRIBE\r\n" in data:
-                writer.write(b"*3\r\n$9\r\nsubscribe\r\n$8\r\nfaults:a\r\n:1\r\n")
+                writer.write(b"*3\r\n$9\r\nsubscribe\r\n$9\r\nfaults:\xffa\r\n:1\r\n")
             else:
                 writer.write(b"+OK\r\n" * data.count(b"*"))
         writer.close()
@@ -624,7 +625,7 @@ async def test_what_a_node_says_of_topics_that_it_has_not_is_ignored(
         assert isinstance(here.backend, ClusterBackend)
         listener = here.backend._listener
         (node,) = listener._listeners.values()
-        for channel in (b"unknown", (PREFIX + "a").encode()):
+        for channel in (b"unknown", channel_of(PREFIX, "a")):
             other = node if channel == b"unknown" else object()
             listener.dropped(other, channel)  # type: ignore[arg-type]
             listener.confirmed(other, channel)  # type: ignore[arg-type]

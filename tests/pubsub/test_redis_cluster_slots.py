@@ -17,6 +17,7 @@ from redis.exceptions import (
 )
 
 from django_ws.exceptions import BroadcastError
+from django_ws.pubsub.backends.base import channel_of
 from django_ws.pubsub.backends.redis_cluster import ClusterBackend, ClusterPublisher
 from django_ws.pubsub.backends.redis_cluster_delivery import MAX_REDIRECTIONS, Delivery, Message
 from django_ws.pubsub.backends.redis_cluster_nodes import Nodes
@@ -27,7 +28,8 @@ ANSWER = [
     [0, 8191, [b"10.0.0.1", 7000, b"id"], [b"10.0.0.3", 7002, b"id", [b"hostname", b"c"]]],
     [8192, 16383, ["10.0.0.2", 7001, "id"]],
 ]
-LOW, HIGH = b"t2", b"t"
+TOPICS = ["low 2", "high 2"]
+LOW, HIGH = (channel_of("", topic) for topic in TOPICS)
 
 
 @pytest.fixture
@@ -177,7 +179,7 @@ MESSAGE = Message(0, LOW, b"data")
 
 
 def delivery(slots: Slots) -> Delivery:
-    delivery = Delivery(slots, "", [(LOW.decode(), b"data")])
+    delivery = Delivery(slots, "", [(TOPICS[0], b"data")])
     assert delivery.begin_round() == {A: [MESSAGE]}
     return delivery
 
@@ -219,7 +221,7 @@ def test_a_moved_slot_is_followed_at_once_but_not_in_circles(slots: Slots) -> No
 )
 def test_any_other_refusal_is_final(slots: Slots, error: Exception) -> None:
     slots.is_sharded = not str(error).startswith("unknown")
-    sending = Delivery(slots, "", [(LOW.decode(), b"data")])
+    sending = Delivery(slots, "", [(TOPICS[0], b"data")])
     ((node, _),) = sending.begin_round().items()
     sending.refused(node, MESSAGE, error)
     assert not sending.left
@@ -229,7 +231,7 @@ def test_any_other_refusal_is_final(slots: Slots, error: Exception) -> None:
 
 
 def test_each_message_has_its_own_outcome(slots: Slots) -> None:
-    sending = Delivery(slots, "", [(LOW.decode(), b"data"), (HIGH.decode(), b"data")] * 2)
+    sending = Delivery(slots, "", [(TOPICS[0], b"data"), (TOPICS[1], b"data")] * 2)
     batches = sending.begin_round()
     assert {node: [m.number for m in batch] for node, batch in batches.items()} == {
         A: [0, 2],

@@ -23,7 +23,7 @@ from django_ws.pubsub.backends import zeromq, zeromq_proxy
 from django_ws.pubsub.backends.base import Received
 from django_ws.pubsub.backends.zeromq import ZeroMQBackend, ZeroMQPublisher
 from django_ws.pubsub.backends.zeromq_proxy import Proxy, addresses
-from django_ws.pubsub.backends.zeromq_publisher import MAX_IDLE, channel_of
+from django_ws.pubsub.backends.zeromq_publisher import MAX_IDLE, sized_channel_of
 from django_ws.testing.contract import BackendContract, Listener
 
 PROXY = "django_ws.pubsub.backends.zeromq_proxy"
@@ -630,7 +630,7 @@ def test_a_path_that_is_too_long() -> None:
 
 def test_a_prefix_and_a_topic_are_told_apart() -> None:
     names = [("", "ab"), ("a", "b"), ("ab", ""), ("a", "bc"), ("", "a"), ("", "a\0"), ("\0", "a")]
-    channels = [channel_of(prefix, topic) for prefix, topic in names]
+    channels = [sized_channel_of(prefix, topic) for prefix, topic in names]
     for one in channels:
         assert [one] == [other for other in channels if other.startswith(one)]
 

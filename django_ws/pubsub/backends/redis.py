@@ -18,6 +18,7 @@ from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends.base import (
     PUBLISH_SECONDS,
     SyncPublisher,
+    channel_of,
     error_of,
 )
 from django_ws.pubsub.backends.redis_listener import Listener
@@ -33,11 +34,11 @@ from django_ws.pubsub.backends.redis_location import (
 )
 
 
-def _packed(prefix: bytes, messages: Sequence[tuple[str, bytes]]) -> bytes:
+def _packed(prefix: str, messages: Sequence[tuple[str, bytes]]) -> bytes:
     """The PUBLISH commands for (topic, data) pairs, as they go over the wire."""
     commands = []
     for topic, data in messages:
-        channel = prefix + topic.encode()
+        channel = channel_of(prefix, topic)
         commands.append(
             b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
             % (len(channel), channel, len(data), data)
@@ -129,7 +130,6 @@ class RedisPublisher(SyncPublisher):
     def __init__(self, location: Any, prefix: str, options: Mapping[str, Any]) -> None:
         super().__init__(location, prefix, options)
         self._location = Location(location, options)
-        self._prefix = prefix.encode()
         self._slots: dict[int, _Slots] = {}  # of this process alone, by its pid
 
     def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
@@ -145,7 +145,7 @@ class RedisPublisher(SyncPublisher):
             raise BroadcastError("broadcast", self._location.server, reason) from None
         try:
             slot = slot or _Slot(self._location)
-            _publish_over(slot, _packed(self._prefix, messages), len(messages), end)
+            _publish_over(slot, _packed(self.prefix, messages), len(messages), end)
         except Exception as error:
             raise _failure(self._location.server, error) from error
         finally:
@@ -201,7 +201,6 @@ class RedisBackend(ListeningBackend[Listener]):
     def __init__(self, location: Any, prefix: str, options: Mapping[str, Any]) -> None:
         super().__init__(location, prefix, options)
         self._location = Location(location, options)
-        self._prefix = prefix.encode()
         pool = self._location.pool()
         self._listener = Listener(
             self._location.server, prefix, partial(connect, pool), partial(is_right_server, pool)
@@ -231,7 +230,7 @@ class RedisBackend(ListeningBackend[Listener]):
         errors: dict[int, BroadcastError] = {}
         try:
             async with asyncio.timeout(PUBLISH_SECONDS), self._lock:
-                await self._publish(_packed(self._prefix, messages), len(messages), answers)
+                await self._publish(_packed(self.prefix, messages), len(messages), answers)
         except Exception as error:
             lost = _failure(self.server, error)
             errors = dict.fromkeys(range(len(answers), len(messages)), lost)

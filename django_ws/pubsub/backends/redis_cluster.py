@@ -10,7 +10,7 @@ from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
 
-from django_ws.pubsub.backends.base import PUBLISH_SECONDS, TOO_LATE
+from django_ws.pubsub.backends.base import PUBLISH_SECONDS, TOO_LATE, channel_of
 from django_ws.pubsub.backends.redis_cluster_delivery import Delivery, Message
 from django_ws.pubsub.backends.redis_cluster_listener import ClusterListener
 from django_ws.pubsub.backends.redis_cluster_nodes import STEP_SECONDS, Nodes
@@ -126,7 +126,7 @@ class ClusterBackend(ListeningBackend[ClusterListener]):
 
     def lane(self, topic: str) -> Hashable:
         """The node, as far as is known."""
-        return self._nodes.slots.owner((self.prefix + topic).encode())
+        return self._nodes.slots.owner(channel_of(self.prefix, topic))
 
     async def _has_slots(self, delivery: Delivery) -> bool:
         """False where no node tells which slots are whose."""

@@ -19,7 +19,7 @@ from redis.exceptions import (
 )
 
 from django_ws.exceptions import BroadcastError
-from django_ws.pubsub.backends.base import TOO_LATE, error_of
+from django_ws.pubsub.backends.base import TOO_LATE, channel_of, error_of
 from django_ws.pubsub.backends.redis_cluster_slots import Node, Slots
 from django_ws.pubsub.backends.redis_location import cause
 
@@ -55,7 +55,7 @@ class Delivery:
 
     def __init__(self, slots: Slots, prefix: str, messages: Sequence[tuple[str, bytes]]) -> None:
         self.left = [
-            Message(number, (prefix + topic).encode(), data)
+            Message(number, channel_of(prefix, topic), data)
             for number, (topic, data) in enumerate(messages)
         ]
         self.wait = 0.0  # seconds before the next round

@@ -13,7 +13,7 @@ from contextlib import suppress
 from redis.exceptions import ClusterDownError, MovedError
 
 from django_ws.exceptions import BroadcastError
-from django_ws.pubsub.backends.base import Received
+from django_ws.pubsub.backends.base import Received, channel_of
 from django_ws.pubsub.backends.redis_cluster_delivery import NO_NODE, name_of
 from django_ws.pubsub.backends.redis_cluster_node import Inbox, NodeListener, Topic
 from django_ws.pubsub.backends.redis_cluster_nodes import Nodes
@@ -76,7 +76,7 @@ class ClusterListener:
         loop = asyncio.get_running_loop()
         waiters = []
         for name in names:
-            channel = (self._prefix + name).encode()
+            channel = channel_of(self._prefix, name)
             topic = self._topics.get(channel)
             if topic is None:
                 topic = self._topics[channel] = self._homeless[channel] = Topic(name, channel)
@@ -92,12 +92,12 @@ class ClusterListener:
                 raise BroadcastError("subscribe", self._nodes.server, "it was taken back meanwhile")
 
     def is_confirmed(self, name: str) -> bool:
-        topic = self._topics.get((self._prefix + name).encode())
+        topic = self._topics.get(channel_of(self._prefix, name))
         return topic is not None and topic.is_confirmed
 
     def unsubscribe(self, names: Collection[str]) -> None:
         for name in names:
-            topic = self._topics.pop((self._prefix + name).encode(), None)
+            topic = self._topics.pop(channel_of(self._prefix, name), None)
             if topic is None:
                 continue
             self._homeless.pop(topic.channel, None)

@@ -14,7 +14,7 @@ from typing import Any
 from redis import exceptions
 
 from django_ws.exceptions import BroadcastError
-from django_ws.pubsub.backends.base import Gap, Received
+from django_ws.pubsub.backends.base import Gap, Received, channel_of
 from django_ws.pubsub.backends.redis_location import abort, cause
 
 try:
@@ -52,7 +52,7 @@ class Listener:
         is_right_server: Callable[[Any], Awaitable[bool]],
     ) -> None:
         self.server = server
-        self._prefix = prefix.encode()
+        self._prefix = prefix
         self._connect = connect
         self._is_right_server = is_right_server
         self.losses = 0  # how often the connection was lost, or could not be made
@@ -96,7 +96,7 @@ class Listener:
     async def subscribe(self, topics: Collection[str]) -> None:
         waiters = []
         for topic in topics:
-            channel = self._prefix + topic.encode()
+            channel = channel_of(self._prefix, topic)
             if channel not in self._names:
                 self._names[channel] = topic
                 self._has_changed(channel)
@@ -114,7 +114,7 @@ class Listener:
 
     def unsubscribe(self, topics: Collection[str]) -> None:
         for topic in topics:
-            channel = self._prefix + topic.encode()
+            channel = channel_of(self._prefix, topic)
             if self._names.pop(channel, None) is not None:
                 self._lost.discard(channel)
                 self._has_changed(channel)
@@ -127,7 +127,7 @@ class Listener:
             self._changed[channel] = None
 
     def is_confirmed(self, topic: str) -> bool:
-        return self._holds(self._prefix + topic.encode())
+        return self._holds(channel_of(self._prefix, topic))
 
     def _holds(self, channel: bytes) -> bool:
         """By the server, on this connection, of what is asked for."""

@@ -31,15 +31,15 @@ try:
 
     from django_ws.pubsub.backends import zeromq_proxy as proxy
     from django_ws.pubsub.backends.zeromq_publisher import (
-        CHANNEL,
+        LENGTH,
         Socket,
         ZeroMQPublisher,
-        channel_of,
         check,
         dealer,
         not_taken,
         request,
         set_up,
+        sized_channel_of,
     )
 except ImportError as error:
     raise ImportError("ZeroMQBackend needs pyzmq: pip install 'django-ws[zmq]'") from error
@@ -48,7 +48,7 @@ __all__ = ["ZeroMQBackend", "ZeroMQPublisher"]
 
 logger = logging.getLogger("django.ws")
 
-INBOX = CHANNEL.pack(0xFFFF, 0)  # of one backend, for its heartbeats; no prefix is so long
+INBOX = LENGTH.pack(0)  # of one backend, for its heartbeats; no channel is so short
 AT_ONCE = 100  # messages that the stream gives before it lets the event loop turn
 
 
@@ -209,7 +209,7 @@ class ZeroMQBackend(Backend):
     # Subscribing
 
     async def subscribe(self, topics: Collection[str]) -> None:
-        channels = {channel_of(self.prefix, topic): topic for topic in topics}
+        channels = {sized_channel_of(self.prefix, topic): topic for topic in topics}
         for channel, topic in channels.items():
             if channel not in self._topics:
                 self._topics[channel] = topic
@@ -218,11 +218,11 @@ class ZeroMQBackend(Backend):
         await self._probe(channels.keys() - self._confirmed)
 
     def is_confirmed(self, topic: str) -> bool:
-        return channel_of(self.prefix, topic) in self._confirmed
+        return sized_channel_of(self.prefix, topic) in self._confirmed
 
     async def unsubscribe(self, topics: Collection[str]) -> None:
         for topic in topics:
-            channel = channel_of(self.prefix, topic)
+            channel = sized_channel_of(self.prefix, topic)
             if self._topics.pop(channel, None) is not None:
                 self._sub.unsubscribe(channel)
                 self._confirmed.discard(channel)
@@ -259,7 +259,9 @@ class ZeroMQBackend(Backend):
     async def publish_many(self, messages: Sequence[tuple[str, bytes]]) -> None:
         if not messages:
             return
-        publications = [(channel_of(self.prefix, topic), b"", data) for topic, data in messages]
+        publications = [
+            (sized_channel_of(self.prefix, topic), b"", data) for topic, data in messages
+        ]
         number = next(self._numbers)
         answer = self._answers[number] = self._loop.create_future()
         try:

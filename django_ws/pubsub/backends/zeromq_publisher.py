@@ -16,20 +16,20 @@ import zmq
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends import base
 from django_ws.pubsub.backends import zeromq_proxy as proxy
-from django_ws.pubsub.backends.base import SyncPublisher
+from django_ws.pubsub.backends.base import SyncPublisher, channel_of
 
 Socket = zmq.Socket[bytes]
 Context = zmq.Context[Socket]
 
-CHANNEL = struct.Struct("!HH")  # bytes of the prefix and of the topic
+LENGTH = struct.Struct("!I")  # bytes of the channel
 MAX_IDLE = 4  # connections that a sync publisher keeps
 MAX_HIGH_WATER_MARK = 2**31 - 1  # an int in C
 
 
-def channel_of(prefix: str, topic: str) -> bytes:
-    """ZeroMQ compares beginnings: with the lengths in front, none is another's beginning."""
-    site, name = prefix.encode(), topic.encode()
-    return CHANNEL.pack(len(site), len(name)) + site + name
+def sized_channel_of(prefix: str, topic: str) -> bytes:
+    """ZeroMQ compares beginnings: with the length in front, none is another's beginning."""
+    channel = channel_of(prefix, topic)
+    return LENGTH.pack(len(channel)) + channel
 
 
 def check(location: Any, options: Mapping[str, Any]) -> tuple[str, str]:
@@ -143,7 +143,9 @@ class ZeroMQPublisher(SyncPublisher):
         self, socket: Socket, number: int, messages: Sequence[tuple[str, bytes]]
     ) -> None:
         end = time.monotonic() + self.publish_seconds
-        publications = ((channel_of(self.prefix, topic), b"", data) for topic, data in messages)
+        publications = (
+            (sized_channel_of(self.prefix, topic), b"", data) for topic, data in messages
+        )
         frames = request(number, publications)
         for event in (zmq.POLLOUT, zmq.POLLIN):
             if not socket.poll(max(0, round((end - time.monotonic()) * 1000)), event):
