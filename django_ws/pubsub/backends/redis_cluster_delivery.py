@@ -53,9 +53,11 @@ def is_unknown_command(error: Exception) -> bool:
 class Delivery:
     """One call of publish: what is left of it, and what came in between."""
 
-    def __init__(self, slots: Slots, prefix: str, messages: Sequence[tuple[str, bytes]]) -> None:
+    def __init__(
+        self, slots: Slots, site: str, head: bytes, messages: Sequence[tuple[str, bytes]]
+    ) -> None:
         self.left = [
-            Message(number, channel_of(prefix, topic), data)
+            Message(number, channel_of(site, topic), head + data)
             for number, (topic, data) in enumerate(messages)
         ]
         self.wait = 0.0  # seconds before the next round
@@ -138,6 +140,20 @@ class Delivery:
         for message in batch:
             if message.number in self._unanswered:
                 self._unanswered.discard(message.number)
+                self._errors[message.number] = _error(name_of(node), error)
+
+    def adrift(self, node: Node, batch: list[Message], error: Exception) -> None:
+        """Nothing was sent: the node may have been replaced, or would be soon."""
+        self._slots.lost(node)
+        for message in batch:
+            self._unanswered.discard(message.number)
+            self._try_later(message, name_of(node), error)
+
+    def doubted(self, node: Node, batch: list[Message], error: Exception) -> None:
+        """What the node has taken may have reached nobody."""
+        self._slots.lost(node)
+        for message in batch:
+            if message.number not in self._errors and message not in self.left:
                 self._errors[message.number] = _error(name_of(node), error)
 
     def _try_later(self, message: Message, server: str, error: Exception) -> None:

@@ -20,13 +20,14 @@ from django_ws.pubsub.backends.redis_location import (
     check_escapes,
     connect,
     connections_of,
+    publish_seconds_of,
 )
 
 DEFAULT_PORT = 6379
 
-# One step (connecting, sending, asking for the slots) is given up after this many seconds, so
+# One step (connecting, sending, asking for the slots) is given up after this part of the time, so
 # that a frozen node leaves time to ask another one.
-STEP_SECONDS = 1.5
+STEP = 0.3
 
 
 class Nodes:
@@ -39,12 +40,14 @@ class Nodes:
         configured, own = read_location(location)
         kwargs = {**options, **own}
         self.max_connections = connections_of(kwargs, MAX_CONNECTIONS)
+        self.publish_seconds = publish_seconds_of(kwargs)
+        self.step_seconds = STEP * self.publish_seconds
         self.slots = Slots(configured, kwargs.pop("address_remap", None))
         self.server = f"Redis Cluster ({', '.join(f'{h}:{p}' for h, p in configured)})"
         self._uses_tls = kwargs.pop("ssl", False)
         self._kwargs = {
-            "socket_timeout": STEP_SECONDS,
-            "socket_connect_timeout": STEP_SECONDS,
+            "socket_timeout": self.step_seconds,
+            "socket_connect_timeout": self.step_seconds,
             **{name: kwargs[name] for name in kwargs if name not in NOT_FOR_CONNECTIONS},
             **FORCED,
         }
@@ -58,19 +61,26 @@ class Nodes:
 
     def pool(self, node: Node) -> Any:
         """Makes connections for an event loop, which has its own limits of time."""
-        kwargs = {**self._kwargs, "host": node[0], "port": node[1], "socket_timeout": None}
-        if self._uses_tls:
-            kwargs["connection_class"] = redis.asyncio.SSLConnection
-        return redis.asyncio.ConnectionPool(**kwargs)
+        kwargs = self._kwargs_for(node, redis.asyncio.SSLConnection)
+        return redis.asyncio.ConnectionPool(**{**kwargs, "socket_timeout": None})
 
     def sync_pool(self, node: Node) -> Any:
         """Lends connections to threads."""
-        kwargs = {**self._kwargs, "host": node[0], "port": node[1]}
-        if self._uses_tls:
-            kwargs["connection_class"] = SSLConnection
         return redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
-            max_connections=self.max_connections, timeout=STEP_SECONDS, **kwargs
+            max_connections=self.max_connections,
+            timeout=self.step_seconds,
+            **self._kwargs_for(node, SSLConnection),
         )
+
+    def sync_connection(self, node: Node, seconds: float) -> Any:
+        """One that is not of the pool; each step may take so long."""
+        limits = {"socket_timeout": seconds, "socket_connect_timeout": seconds}
+        kwargs = {**self._kwargs_for(node, SSLConnection), **limits}
+        return redis.ConnectionPool(**kwargs).make_connection()
+
+    def _kwargs_for(self, node: Node, with_tls: type) -> dict[str, Any]:
+        tls = {"connection_class": with_tls} if self._uses_tls else {}
+        return {**self._kwargs, "host": node[0], "port": node[1], **tls}
 
     async def ask_slots(self, on_error: Callable[[Node, Exception], None]) -> bool:
         """Ask one node after the other until one answers. False if none does."""
@@ -84,7 +94,7 @@ class Nodes:
         return False
 
     async def _ask_slots(self, node: Node) -> None:
-        async with asyncio.timeout(STEP_SECONDS):
+        async with asyncio.timeout(self.step_seconds):
             connection = await connect(self.pool(node))
             try:
                 await connection.send_command("CLUSTER", "SLOTS")
