@@ -71,8 +71,10 @@ class RedisCluster:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            for each in (*self._proxies, *self.nodes):
-                stack.enter_context(each)
+            for proxy in self._proxies:
+                stack.enter_context(proxy)
+            for node in self.nodes:
+                stack.enter_context(node)
             self._join()
             self._started = stack.pop_all()
         return self

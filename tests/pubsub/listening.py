@@ -6,11 +6,18 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
+from django_ws.pubsub.backends import base
 from django_ws.pubsub.backends.base import Backend, Gap
 from django_ws.pubsub.backends.redis import RedisBackend
 from django_ws.pubsub.backends.redis_listener import Listener
+from django_ws.pubsub.backends.redis_location import site_of
 
 SECONDS = 20.0  # the longest that a test waits for anything
+
+
+def channel_of(prefix: str, topic: str) -> bytes:
+    """What a topic in database 0 is called in Redis."""
+    return base.channel_of(site_of(prefix), topic)
 
 
 async def eventually(condition: Callable[[], Any], what: str = "it") -> Any:

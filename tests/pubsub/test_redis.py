@@ -16,11 +16,10 @@ import redis
 
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends import redis_listener
-from django_ws.pubsub.backends.base import channel_of
-from django_ws.pubsub.backends.redis import RedisBackend, RedisPublisher, _Slot
+from django_ws.pubsub.backends.redis import RedisBackend, RedisPublisher
 from django_ws.pubsub.backends.redis_listener import Listener, _send
 from django_ws.pubsub.backends.redis_location import Location, abort, connect
-from tests.pubsub.listening import Listening, eventually
+from tests.pubsub.listening import Listening, channel_of, eventually
 from tests.redis_server import RedisServer, until
 
 
@@ -494,7 +493,7 @@ def test_closing_closes_what_is_in_use_as_soon_as_it_is_given_back(
         ]
         for thread in threads:  # two of them wait for a connection
             thread.start()
-        until(lambda: not publisher._slots_of_this_process().free.qsize(), "publishing")
+        until(lambda: not publisher._this_process().free.qsize(), "publishing")
         publisher.close()
     finally:
         server.thaw()
@@ -546,9 +545,8 @@ def test_publishing_needs_no_event_loop_and_works_between_loops(
 
 
 def test_without_sentinels_the_server_stays_the_right_one(
-    server: RedisServer, prefix: str, publisher: RedisPublisher, monkeypatch: pytest.MonkeyPatch
+    server: RedisServer, prefix: str, publisher: RedisPublisher
 ) -> None:
-    monkeypatch.setattr(_Slot, "MASTER_SECONDS", 0)
     publisher.publish([("a", b"1")])
     (before,) = [c["id"] for c in server.clients() if c["name"] == prefix]
     publisher.publish([("a", b"2")])
@@ -558,20 +556,18 @@ def test_without_sentinels_the_server_stays_the_right_one(
 def test_when_the_time_is_up_nothing_more_is_sent(
     server: RedisServer, prefix: str, publisher: RedisPublisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("django_ws.pubsub.backends.redis.PUBLISH_SECONDS", 0)
+    monkeypatch.setattr(publisher._location, "publish_seconds", 0)
     with pytest.raises(BroadcastError, match="no answer in 0 s"):
         publisher.publish([("a", b"1")])
     until(lambda: not connections(server, prefix), "the end of the connection")
     assert calls(server, "publish") == 0
 
 
-def test_all_connections_busy_is_an_error_in_time(
-    server: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("django_ws.pubsub.backends.redis.PUBLISH_SECONDS", 0.5)
-    publisher = RedisPublisher(server.url, prefix, {"max_connections": 1})
+def test_all_connections_busy_is_an_error_in_time(server: RedisServer, prefix: str) -> None:
+    options = {"max_connections": 1, "publish_timeout": 0.5}
+    publisher = RedisPublisher(server.url, prefix, options)
     publisher.publish([("a", b"1")])
-    slots = publisher._slots_of_this_process()
+    slots = publisher._this_process()
     slot = slots.free.get_nowait()  # as another thread would hold it
     with pytest.raises(BroadcastError, match=r"all 1 connections were busy for 0.5 s"):
         publisher.publish([("a", b"2")])

@@ -7,8 +7,9 @@ import asyncio
 import pytest
 
 from django_ws.exceptions import BroadcastError
-from django_ws.pubsub.backends.redis import RedisPublisher, _Slot
-from django_ws.pubsub.backends.redis_listener import Listener
+from django_ws.pubsub.backends import redis_master
+from django_ws.pubsub.backends.redis import RedisPublisher
+from django_ws.pubsub.backends.redis_listener import SetListener
 from tests.pubsub.listening import Listening, eventually
 from tests.redis_server import RedisServer, SentinelSet
 
@@ -83,8 +84,8 @@ async def test_a_master_that_lives_on_without_its_sentinels_is_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As when it is cut off from them: nothing tells its clients."""
-    monkeypatch.setattr(Listener, "PING_SECONDS", 0.1)
-    monkeypatch.setattr(_Slot, "MASTER_SECONDS", 0.1)
+    monkeypatch.setattr(SetListener, "PING_SECONDS", 0.1)
+    monkeypatch.setattr(redis_master, "SURE_SECONDS", 0.1)
     with RedisServer() as old, RedisServer() as new:
         sentinel = RedisServer(f"sentinel monitor m 127.0.0.1 {old.port} 1")
         sentinel.mode = ("--sentinel",)

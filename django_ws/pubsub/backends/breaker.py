@@ -61,6 +61,10 @@ class Breaker:
         if was_open:
             _closed.log(self.server, "Broadcasts are taken again: %s answers.", self.server)
 
+    def probe_soon(self) -> None:
+        """There is reason to think that it answers again."""
+        self._next_probe = 0.0
+
     def admit(self) -> bool:
         """Ask before a call. Returns whether it is to probe first; raises ``NotTried`` where it
         is refused.

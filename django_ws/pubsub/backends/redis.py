@@ -52,13 +52,17 @@ class RedisBackend(ListeningBackend[Listener]):
             self._master, listener_class = LoneServer(self._location), Listener
         else:
             self._master, listener_class = Master(self._location, sentinels), SetListener
-        self._listener = listener_class(
-            self._location.server, self._site, self._master.connect, self._look
-        )
         self._publishing: Any = None  # the connection that publishes
         self._losses = 0  # of the listener, when that was opened
         self._lock = asyncio.Lock()  # the connection that publishes: one at a time
         self._breaker = Breaker(self._location.server)
+        self._listener = listener_class(
+            self._location.server,
+            self._site,
+            self._master.connect,
+            self._look,
+            self._breaker.probe_soon,
+        )
         self._sender = Sender()
 
     @property

@@ -11,7 +11,7 @@ from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
 
-from django_ws.pubsub.backends.base import TOO_LATE, channel_of
+from django_ws.pubsub.backends.base import channel_of
 from django_ws.pubsub.backends.breaker import Breaker
 from django_ws.pubsub.backends.redis_cluster_contact import Contact, LostContact
 from django_ws.pubsub.backends.redis_cluster_delivery import Delivery, Message, name_of
@@ -60,10 +60,9 @@ class _Outlet:
                 delivery.failed(node, batch, error)
             except asyncio.CancelledError:
                 await self._drop()  # there may be answers that nobody has read
-                late = TimeoutError(TOO_LATE)
                 if time.monotonic() - sent_at >= self._nodes.step_seconds:
-                    self._failed(late)
-                delivery.failed(node, batch, late)
+                    self._failed(delivery.too_late)
+                delivery.failed(node, batch, delivery.too_late)
                 raise
             else:
                 await self._confirm(connection, delivery, batch)
@@ -192,9 +191,10 @@ class ClusterBackend(ListeningBackend[ClusterListener]):
     async def publish_many(self, messages: Sequence[tuple[str, bytes]]) -> None:
         """No message is ever sent twice, unless its node has refused it."""
         with self._sender.call() as head:
-            delivery = Delivery(self._nodes.slots, self._site, head, messages)
+            seconds = self._nodes.publish_seconds
+            delivery = Delivery(self._nodes.slots, self._site, messages, head, seconds)
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._nodes.publish_seconds):
+                async with asyncio.timeout(seconds):
                     while delivery.left and await self._has_slots(delivery):
                         await self._publish(delivery)
                         delivery.end_round()

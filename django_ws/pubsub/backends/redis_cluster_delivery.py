@@ -19,7 +19,7 @@ from redis.exceptions import (
 )
 
 from django_ws.exceptions import BroadcastError
-from django_ws.pubsub.backends.base import TOO_LATE, channel_of, error_of
+from django_ws.pubsub.backends.base import PUBLISH_SECONDS, channel_of, error_of
 from django_ws.pubsub.backends.redis_cluster_slots import Node, Slots
 from django_ws.pubsub.backends.redis_location import cause
 
@@ -54,7 +54,12 @@ class Delivery:
     """One call of publish: what is left of it, and what came in between."""
 
     def __init__(
-        self, slots: Slots, site: str, head: bytes, messages: Sequence[tuple[str, bytes]]
+        self,
+        slots: Slots,
+        site: str,
+        messages: Sequence[tuple[str, bytes]],
+        head: bytes = b"",
+        seconds: float = PUBLISH_SECONDS,
     ) -> None:
         self.left = [
             Message(number, channel_of(site, topic), head + data)
@@ -68,7 +73,8 @@ class Delivery:
         self._unreachable: set[Node] = set()
         self._unanswered: set[int] = set()  # messages of this round
         self._errors: dict[int, BroadcastError] = {}
-        self._refusal: tuple[str, Exception] = ("Redis Cluster", TimeoutError(TOO_LATE))
+        self.too_late = TimeoutError(f"not taken within {seconds:g} s")
+        self._refusal: tuple[str, Exception] = ("Redis Cluster", self.too_late)
 
     @property
     def needs_slots(self) -> bool:

@@ -100,9 +100,10 @@ class ClusterPublisher(SyncPublisher):
     def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
         if self._pid != os.getpid():  # a lock may have been held in the parent as it forked
             self._start_afresh()
-        end = time.monotonic() + self._nodes.publish_seconds
+        seconds = self._nodes.publish_seconds
+        end = time.monotonic() + seconds
         with self._sender.call() as head:
-            delivery = Delivery(self._nodes.slots, self._site, head, messages)
+            delivery = Delivery(self._nodes.slots, self._site, messages, head, seconds)
             while delivery.left and self._has_slots(delivery, end):
                 self._round(delivery, end)
                 delivery.end_round()

@@ -39,7 +39,7 @@ class Listener:
 
     ``site`` is what stands in front of its topics. ``connect`` opens a connection of redis-py;
     ``look`` is asked at once, and then with each PING, whether that is still the right server,
-    and raises where it is not. Nothing is retried by redis-py: each loss is seen here, and told
+    and raises where it is not; ``on_back`` is called when a server answers. Nothing is retried by redis-py: each loss is seen here, and told
     as a ``Gap``. All times in seconds.
     """
 
@@ -61,11 +61,13 @@ class Listener:
         site: str,
         connect: Callable[[], Awaitable[Any]],
         look: Callable[[Any], Awaitable[Look]],
+        on_back: Callable[[], None],
     ) -> None:
         self.server = server
         self._site = site
         self._connect = connect
         self._look = look
+        self._on_back = on_back
         self.losses = 0  # how often the connection was lost, or could not be made
         self._names: dict[bytes, str] = {}  # what is asked for: channel to topic
         self._waiters: dict[bytes, asyncio.Future[None]] = {}  # for what is not yet
@@ -332,6 +334,7 @@ class Listener:
         self._next_reminder = now + self._reminder
 
     def _back(self) -> None:
+        self._on_back()
         if self._away_since is not None:
             away = time.monotonic() - self._away_since
             self._away_since = None

@@ -72,7 +72,7 @@ class Master(LoneServer):
         self._unsettled = Unsettled()
 
     async def connect(self) -> Any:
-        master = _master_of(await self._sentinels.ask(SURE_SECONDS / 2))
+        master = _master_of(await self._sentinels.ask())
         async with asyncio.timeout(CONNECT_SECONDS):
             return await connect(self._location.pool(master))
 
@@ -122,7 +122,7 @@ class SyncMaster(SyncLoneServer):
         self._unsettled = Unsettled()
 
     def connection(self, end: float) -> Any:
-        master = _master_of(self._sentinels.ask(end, SURE_SECONDS))
+        master = _master_of(self._sentinels.ask(end))
         return self._location.sync_pool(master).make_connection()
 
     def is_left(self, connection: Any, end: float) -> bool:

@@ -24,7 +24,7 @@ from django_ws.pubsub.backends.redis_cluster_slots import Node
 
 ALL_SECONDS = 3.0  # for asking all sentinels, one after the other: some may be down
 ONE_SECONDS = 1.0  # for asking one, at most
-REST_SECONDS = 1.0  # before they are asked again, where they could not tell
+REST_SECONDS = 0.1  # before they are asked again, where they could not tell
 
 
 class NoMaster(redis.ConnectionError):
