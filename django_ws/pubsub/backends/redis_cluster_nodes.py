@@ -11,6 +11,7 @@ import redis.asyncio
 from redis.connection import SSLConnection, parse_url
 from redis.exceptions import RedisError
 
+from django_ws.pubsub.backends.base import publish_seconds_of
 from django_ws.pubsub.backends.redis_cluster_slots import Node, Slots
 from django_ws.pubsub.backends.redis_location import (
     FORCED,
@@ -20,7 +21,6 @@ from django_ws.pubsub.backends.redis_location import (
     check_escapes,
     connect,
     connections_of,
-    publish_seconds_of,
 )
 
 DEFAULT_PORT = 6379

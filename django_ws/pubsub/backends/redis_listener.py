@@ -37,10 +37,10 @@ class Look(NamedTuple):
 class Listener:
     """Keeps the topics that were asked for subscribed. For one event loop's thread only.
 
-    ``site`` is what stands in front of its topics. ``connect`` opens a connection of redis-py;
-    ``look`` is asked at once, and then with each PING, whether that is still the right server,
-    and raises where it is not; ``on_back`` is called when a server answers. Nothing is retried by redis-py: each loss is seen here, and told
-    as a ``Gap``. All times in seconds.
+    ``site`` is what stands in front of its topics. ``connect`` opens a connection of redis-py.
+    ``look`` is asked at once, and then with each PING, whether that leads to the right server
+    still, and raises where it does not. ``on_back`` is called when a server answers. Nothing is
+    retried by redis-py: each loss is seen here, and told as a ``Gap``. All times in seconds.
     """
 
     CONNECT_SECONDS = 5.0  # the longest that one attempt to connect may take

@@ -11,7 +11,7 @@ import redis.asyncio
 from redis.asyncio.connection import parse_url as parse_asyncio_url
 from redis.connection import SSLConnection, parse_url
 
-from django_ws.pubsub.backends.base import PUBLISH_SECONDS
+from django_ws.pubsub.backends.base import publish_seconds_of
 from django_ws.pubsub.backends.redis_cluster_slots import Node
 from django_ws.pubsub.backends.redis_sentinels import AsyncSentinels, Setting, SyncSentinels
 
@@ -160,17 +160,6 @@ def connections_of(options: Mapping[str, Any], default: int) -> int:
     if type(number) is not int or number < 1:
         raise ValueError(f"OPTIONS: max_connections is {number!r}. Give a number, at least 1.")
     return number
-
-
-def publish_seconds_of(options: Mapping[str, Any]) -> float:
-    """How long publishing may take. Raises ``ValueError``."""
-    seconds = options.get("publish_timeout", PUBLISH_SECONDS)
-    if type(seconds) not in (int, float) or not 0 < seconds <= PUBLISH_SECONDS:
-        raise ValueError(
-            f"OPTIONS: publish_timeout is {seconds!r}. Give seconds, more than 0 and at most "
-            f"{PUBLISH_SECONDS:g}."
-        )
-    return float(seconds)
 
 
 def _server_of_sentinels(location: Mapping[str, Any]) -> str:
