@@ -20,9 +20,9 @@ from django_ws.pubsub.backends.redis_cluster_nodes import Nodes
 from django_ws.pubsub.backends.redis_cluster_publisher import ClusterPublisher
 from django_ws.pubsub.backends.redis_cluster_slots import Node
 from django_ws.pubsub.backends.redis_commands import is_silence
-from django_ws.pubsub.backends.redis_frame import Sender
 from django_ws.pubsub.backends.redis_listening import ListeningBackend
 from django_ws.pubsub.backends.redis_location import abort, cause, connect, site_of
+from django_ws.pubsub.backends.sequence import Sender
 
 __all__ = ["ClusterBackend", "ClusterPublisher"]
 

@@ -18,8 +18,8 @@ from django_ws.pubsub.backends.redis_cluster_delivery import Delivery, Message, 
 from django_ws.pubsub.backends.redis_cluster_nodes import Nodes
 from django_ws.pubsub.backends.redis_cluster_slots import Node
 from django_ws.pubsub.backends.redis_commands import is_silence
-from django_ws.pubsub.backends.redis_frame import Sender
 from django_ws.pubsub.backends.redis_location import site_of
+from django_ws.pubsub.backends.sequence import Sender
 
 
 class _Way:

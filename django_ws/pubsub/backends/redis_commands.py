@@ -9,8 +9,8 @@ import redis
 
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends.base import channel_of
-from django_ws.pubsub.backends.redis_frame import order_of_gap
 from django_ws.pubsub.backends.redis_location import cause
+from django_ws.pubsub.backends.sequence import order_of_gap
 
 
 def packed(

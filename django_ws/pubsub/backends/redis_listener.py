@@ -16,8 +16,8 @@ from redis import exceptions
 
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends.base import Gap, Received, channel_of
-from django_ws.pubsub.backends.redis_frame import Arrivals
 from django_ws.pubsub.backends.redis_location import abort, cause
+from django_ws.pubsub.backends.sequence import Arrivals
 
 try:
     import hiredis

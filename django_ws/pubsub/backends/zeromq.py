@@ -25,6 +25,7 @@ from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends import base
 from django_ws.pubsub.backends.base import Backend, Gap, Received
 from django_ws.pubsub.backends.breaker import Breaker, NotTried
+from django_ws.pubsub.backends.sequence import Arrivals, Sender
 
 try:
     import zmq
@@ -38,6 +39,7 @@ try:
         check,
         dealer,
         not_taken,
+        publications_of,
         request,
         set_up,
         sized_channel_of,
@@ -98,6 +100,8 @@ class ZeroMQBackend(Backend):
         self._heard_at: float | None = None  # when the proxy was there last
         self._seconds = base.publish_seconds_of(options, self.publish_seconds)
         self._breaker = Breaker(str(location))
+        self._sender = Sender()
+        self._arrivals = Arrivals(str(location))
         self._wake = asyncio.Event()
         self._lost = asyncio.Event()
         self._sending = asyncio.Lock()
@@ -266,14 +270,13 @@ class ZeroMQBackend(Backend):
     async def publish_many(self, messages: Sequence[tuple[str, bytes]]) -> None:
         if not messages:
             return
-        publications = [
-            (sized_channel_of(self.prefix, topic), b"", data) for topic, data in messages
-        ]
         began = time.monotonic()
         try:
             if self._breaker.admit():
                 await self._hand_over([], Breaker.PROBE_SECONDS)
-            await self._hand_over(publications, self._seconds)
+            with self._sender.call() as head:
+                publications = publications_of(self.prefix, head, messages)
+                await self._hand_over(publications, self._seconds)
         except TimeoutError as error:
             failed = not_taken(self.location, self._seconds)
             self._breaker.open(failed.reason, error)
@@ -358,7 +361,10 @@ class ZeroMQBackend(Backend):
         if token:
             self._arrived(channel, token)
             return None
-        return None if topic is None else (topic, data)
+        if topic is None:
+            return None
+        message = self._arrivals.read(data)
+        return Gap(frozenset([topic])) if message is None else (topic, message)
 
     def _arrived(self, channel: bytes, token: bytes) -> None:
         probe = self._probes.get(token[: -proxy.DROPS.size])

@@ -18,6 +18,7 @@ from django_ws.pubsub.backends import base
 from django_ws.pubsub.backends import zeromq_proxy as proxy
 from django_ws.pubsub.backends.base import SyncPublisher, channel_of
 from django_ws.pubsub.backends.breaker import Breaker, NotTried
+from django_ws.pubsub.backends.sequence import Sender
 
 Socket = zmq.Socket[bytes]
 Context = zmq.Context[Socket]
@@ -52,6 +53,24 @@ def check(location: Any, options: Mapping[str, Any]) -> tuple[str, str]:
 def request(number: int, publications: Iterable[Sequence[bytes]]) -> list[bytes]:
     header = proxy.REQUEST.pack(proxy.VERSION, number)
     return [header, *(frame for publication in publications for frame in publication)]
+
+
+def publications_of(
+    prefix: str, head: bytes, messages: Sequence[tuple[str, bytes]]
+) -> list[tuple[bytes, bytes, bytes]]:
+    return [(sized_channel_of(prefix, topic), b"", head + data) for topic, data in messages]
+
+
+def hand_over(socket: Socket, frames: list[bytes], seconds: float) -> None:
+    """Send a request, and wait for its answer. Raises ``TimeoutError``."""
+    end = time.monotonic() + seconds
+    for event in (zmq.POLLOUT, zmq.POLLIN):
+        if not socket.poll(max(0, round((end - time.monotonic()) * 1000)), event):
+            raise TimeoutError
+        if event == zmq.POLLOUT:
+            socket.send_multipart(frames, zmq.NOBLOCK)
+        else:
+            socket.recv()
 
 
 class _Inherited(zmq.Socket[bytes]):
@@ -89,6 +108,7 @@ class _Pool:
 
     def __init__(self, server: str) -> None:
         self.breaker = Breaker(server)
+        self.sender = Sender()
         self.lock = threading.Lock()
         self.context: Context = zmq.Context()
         self.idle: list[Socket] = []
@@ -138,8 +158,11 @@ class ZeroMQPublisher(SyncPublisher):
             socket = pool.take() or dealer(pool.context, self.location, self.options)
             try:
                 if is_probe:
-                    self._hand_over(socket, next(pool.numbers), (), Breaker.PROBE_SECONDS)
-                self._hand_over(socket, next(pool.numbers), messages, self._seconds)
+                    hand_over(socket, request(next(pool.numbers), ()), Breaker.PROBE_SECONDS)
+                with pool.sender.call() as head:
+                    publications = publications_of(self.prefix, head, messages)
+                    frames = request(next(pool.numbers), publications)
+                    hand_over(socket, frames, self._seconds)
             except BaseException:
                 socket.close()  # a late answer would confuse the next one
                 raise
@@ -151,26 +174,6 @@ class ZeroMQPublisher(SyncPublisher):
         except (NotTried, zmq.ZMQError) as error:
             raise BroadcastError("broadcast", str(self.location), str(error)) from error
         pool.breaker.close()
-
-    def _hand_over(
-        self,
-        socket: Socket,
-        number: int,
-        messages: Sequence[tuple[str, bytes]],
-        seconds: float,
-    ) -> None:
-        end = time.monotonic() + seconds
-        publications = (
-            (sized_channel_of(self.prefix, topic), b"", data) for topic, data in messages
-        )
-        frames = request(number, publications)
-        for event in (zmq.POLLOUT, zmq.POLLIN):
-            if not socket.poll(max(0, round((end - time.monotonic()) * 1000)), event):
-                raise TimeoutError
-            if event == zmq.POLLOUT:
-                socket.send_multipart(frames, zmq.NOBLOCK)
-            else:
-                socket.recv()
 
     def close(self) -> None:
         _close_own(self._pools)

@@ -1,7 +1,7 @@
-"""What stands in front of each message in Redis, so that one that comes too late is recognised.
+"""What stands in front of each message on its way, so that one that comes too late is recognised.
 
-A server that was frozen executes what lies in its sockets when it goes on: also commands whose
-publisher has given up long ago, and has published newer messages elsewhere.
+A server that was frozen goes on with what lies in its sockets: also with messages that their
+publisher has given up long ago, and after which it has published newer ones.
 """
 
 from __future__ import annotations
