@@ -52,8 +52,15 @@ class Breaker:
                 reason,
             )
 
+    def failed(self, error: Exception, reason: str, *, is_silence: bool) -> None:
+        """A call has failed: for want of an answer, or at once, as where nobody listens."""
+        if is_silence:
+            self.open(reason, error)
+        elif not isinstance(error, NotTried):
+            self.close()
+
     def close(self) -> None:
-        """It has answered."""
+        """It has answered, be it that it refuses."""
         if not self.is_open:
             return
         with self._lock:

@@ -95,8 +95,7 @@ class RedisBackend(ListeningBackend[Listener]):
         except Exception as error:
             lost = failure(self.server, self._location.publish_seconds, error)
             errors = dict.fromkeys(range(len(answers), len(messages)), lost)
-            if is_silence(error):
-                self._breaker.open(lost.reason, error)
+            self._breaker.failed(error, lost.reason, is_silence=is_silence(error))
         except asyncio.CancelledError:
             # Nobody waits for it any more. Was that for want of an answer?
             if (waited := time.monotonic() - began) >= self._location.publish_seconds / 2:

@@ -12,16 +12,14 @@ from typing import Any
 from redis.exceptions import RedisError, ResponseError
 
 from django_ws.pubsub.backends.base import channel_of
-from django_ws.pubsub.backends.breaker import Breaker
 from django_ws.pubsub.backends.redis_cluster_contact import Contact, LostContact
-from django_ws.pubsub.backends.redis_cluster_delivery import Delivery, Message, name_of
+from django_ws.pubsub.backends.redis_cluster_delivery import Delivery, Message
 from django_ws.pubsub.backends.redis_cluster_listener import ClusterListener
 from django_ws.pubsub.backends.redis_cluster_nodes import Nodes
 from django_ws.pubsub.backends.redis_cluster_publisher import ClusterPublisher
 from django_ws.pubsub.backends.redis_cluster_slots import Node
-from django_ws.pubsub.backends.redis_commands import is_silence
 from django_ws.pubsub.backends.redis_listening import ListeningBackend
-from django_ws.pubsub.backends.redis_location import abort, cause, connect, site_of
+from django_ws.pubsub.backends.redis_location import abort, connect, site_of
 from django_ws.pubsub.backends.sequence import Sender
 
 __all__ = ["ClusterBackend", "ClusterPublisher"]
@@ -36,7 +34,6 @@ class _Outlet:
         self._nodes = nodes
         self._lock = asyncio.Lock()
         self._connection: Any = None
-        self._breaker = Breaker(name_of(node))
         self._contact = Contact()
 
     async def publish(self, delivery: Delivery, batch: list[Message]) -> None:
@@ -49,7 +46,6 @@ class _Outlet:
                 delivery.adrift(node, batch, error)
                 return
             except (RedisError, OSError) as error:
-                self._failed(error)
                 delivery.unreachable(node, batch, error)
                 return
             sent_at = time.monotonic()
@@ -61,7 +57,7 @@ class _Outlet:
             except asyncio.CancelledError:
                 await self._drop()  # there may be answers that nobody has read
                 if time.monotonic() - sent_at >= self._nodes.step_seconds:
-                    self._failed(delivery.too_late)
+                    self._nodes.breaker(node).open(str(delivery.too_late), delivery.too_late)
                 delivery.failed(node, batch, delivery.too_late)
                 raise
             else:
@@ -69,7 +65,7 @@ class _Outlet:
 
     async def contact(self) -> Contact:
         """How the node stands with the others. Raises where it does not say."""
-        async with asyncio.timeout(self._nodes.step_seconds), self._lock:
+        async with self._lock:
             await self._ready(must_ask=True)
             return self._contact
 
@@ -79,22 +75,19 @@ class _Outlet:
 
     async def _ready(self, *, must_ask: bool = False) -> Any:
         """A connection to the node, of which it is known how it stands with the others."""
-        is_probe = self._breaker.admit()
-        if is_probe:
-            await self._drop()
-        limit = Breaker.PROBE_SECONDS if is_probe else self._nodes.step_seconds
-        async with asyncio.timeout(limit):
+        async with self._nodes.answering(self._node) as is_probe:
+            if is_probe:
+                await self._drop()
             connection = await self._connect()
             if is_probe or must_ask or not self._contact.is_recent():
                 await self._ask(connection)
-        self._breaker.close()
         return connection
 
     async def _confirm(self, connection: Any, delivery: Delivery, batch: list[Message]) -> None:
         """Where the answers took long: whether the node may still be relied upon."""
         try:
             if time.monotonic() > self._contact.until:
-                async with asyncio.timeout(self._nodes.step_seconds):
+                async with self._nodes.answering(self._node):
                     await self._ask(connection)
                 self._contact.require()
         except (RedisError, OSError) as error:
@@ -112,10 +105,6 @@ class _Outlet:
             await self._drop()
             raise
         self._contact = self._contact.after(asked_at, answers)
-
-    def _failed(self, error: Exception) -> None:
-        if is_silence(error):
-            self._breaker.open(cause(error), error)
 
     async def _connect(self) -> Any:
         if self._connection is not None and not _is_open(self._connection):

@@ -20,6 +20,7 @@ from redis.exceptions import (
 
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends.base import PUBLISH_SECONDS, channel_of, error_of
+from django_ws.pubsub.backends.redis_cluster_nodes import name_of
 from django_ws.pubsub.backends.redis_cluster_slots import Node, Slots
 from django_ws.pubsub.backends.redis_location import cause
 
@@ -38,11 +39,6 @@ NO_NODE = "no node serves the topic's slot"
 
 # The cluster is about to change, or to come back: it may take the same a little later.
 PASSING = (AskError, ClusterDownError, ReadOnlyError, TryAgainError)
-
-
-def name_of(node: Node) -> str:
-    """For errors and logs."""
-    return f"Redis Cluster, node {node[0]}:{node[1]}"
 
 
 def is_unknown_command(error: Exception) -> bool:

@@ -16,9 +16,9 @@ from redis.exceptions import ClusterDownError, MovedError
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends.base import Received, channel_of
 from django_ws.pubsub.backends.redis_cluster_contact import Contact
-from django_ws.pubsub.backends.redis_cluster_delivery import NO_NODE, name_of
+from django_ws.pubsub.backends.redis_cluster_delivery import NO_NODE
 from django_ws.pubsub.backends.redis_cluster_node import Inbox, NodeListener, Topic
-from django_ws.pubsub.backends.redis_cluster_nodes import Nodes
+from django_ws.pubsub.backends.redis_cluster_nodes import Nodes, name_of
 from django_ws.pubsub.backends.redis_cluster_slots import Node
 from django_ws.pubsub.backends.redis_listener import Listener
 from django_ws.pubsub.backends.redis_location import cause

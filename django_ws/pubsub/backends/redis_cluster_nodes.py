@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import redis
@@ -12,6 +13,7 @@ from redis.connection import SSLConnection, parse_url
 from redis.exceptions import RedisError
 
 from django_ws.pubsub.backends.base import publish_seconds_of
+from django_ws.pubsub.backends.breaker import Breaker
 from django_ws.pubsub.backends.redis_cluster_slots import Node, Slots
 from django_ws.pubsub.backends.redis_location import (
     FORCED,
@@ -33,7 +35,8 @@ STEP = 0.3
 class Nodes:
     """How to reach each node. Raises ``ValueError`` for what cannot be understood.
 
-    Made once for a listener or a publisher, with the map of slots that it has heard.
+    Made once for a listener or a publisher, with the map of slots that it has heard, and with what
+    it knows of nodes that do not answer.
     """
 
     def __init__(self, location: Any, options: Mapping[str, Any]) -> None:
@@ -43,6 +46,7 @@ class Nodes:
         self.publish_seconds = publish_seconds_of(kwargs)
         self.step_seconds = STEP * self.publish_seconds
         self.slots = Slots(configured, kwargs.pop("address_remap", None))
+        self._breakers: dict[Node, Breaker] = {}
         self.server = f"Redis Cluster ({', '.join(f'{h}:{p}' for h, p in configured)})"
         self._uses_tls = kwargs.pop("ssl", False)
         self._kwargs = {
@@ -82,6 +86,29 @@ class Nodes:
         tls = {"connection_class": with_tls} if self._uses_tls else {}
         return {**self._kwargs, "host": node[0], "port": node[1], **tls}
 
+    def breaker(self, node: Node) -> Breaker:
+        return self._breakers.get(node) or self._breakers.setdefault(node, Breaker(name_of(node)))
+
+    @asynccontextmanager
+    async def answering(self, node: Node) -> AsyncIterator[bool]:
+        """Around what the node must answer in one step. Gives whether it is a probe, which has less
+        time for it. Raises ``TimeoutError``, and ``NotTried`` where the breaker is open.
+        """
+        breaker = self.breaker(node)
+        is_probe = breaker.admit()
+        seconds = min(Breaker.PROBE_SECONDS, self.step_seconds) if is_probe else self.step_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                yield is_probe
+        except (TimeoutError, redis.TimeoutError) as error:
+            silence = TimeoutError(f"no answer in {seconds:g} s")
+            breaker.open(str(silence), error)
+            raise silence from error
+        except (RedisError, OSError):
+            breaker.close()  # it is there, or its machine says that it is not
+            raise
+        breaker.close()
+
     async def ask_slots(self, on_error: Callable[[Node, Exception], None]) -> bool:
         """Ask one node after the other until one answers. False if none does."""
         for node in self.slots.candidates():
@@ -94,7 +121,7 @@ class Nodes:
         return False
 
     async def _ask_slots(self, node: Node) -> None:
-        async with asyncio.timeout(self.step_seconds):
+        async with self.answering(node):
             connection = await connect(self.pool(node))
             try:
                 await connection.send_command("CLUSTER", "SLOTS")
@@ -103,6 +130,11 @@ class Nodes:
                 self.slots.learn(node, slots, await connection.read_response())
             finally:
                 await abort(connection)
+
+
+def name_of(node: Node) -> str:
+    """For errors and logs."""
+    return f"Redis Cluster, node {node[0]}:{node[1]}"
 
 
 def read_location(location: Any) -> tuple[list[Node], dict[str, Any]]:

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError, ResponseError
 from django_ws.pubsub.backends.base import SyncPublisher
 from django_ws.pubsub.backends.breaker import Breaker
 from django_ws.pubsub.backends.redis_cluster_contact import Contact, LostContact
-from django_ws.pubsub.backends.redis_cluster_delivery import Delivery, Message, name_of
+from django_ws.pubsub.backends.redis_cluster_delivery import Delivery, Message
 from django_ws.pubsub.backends.redis_cluster_nodes import Nodes
 from django_ws.pubsub.backends.redis_cluster_slots import Node
 from django_ws.pubsub.backends.redis_commands import is_silence
@@ -29,7 +29,7 @@ class _Way:
         self._node = node
         self._nodes = nodes
         self.pool = nodes.sync_pool(node)
-        self.breaker = Breaker(name_of(node))
+        self.breaker = nodes.breaker(node)
         self.contact = Contact()
 
     @contextmanager
@@ -70,8 +70,7 @@ class _Way:
         self.contact = self.contact.after(asked_at, answers)
 
     def failed(self, error: Exception) -> None:
-        if is_silence(error):
-            self.breaker.open(str(error) or "no answer", error)
+        self.breaker.failed(error, str(error) or "no answer", is_silence=is_silence(error))
 
 
 def _answer_of(connection: Any) -> Any:

@@ -150,8 +150,7 @@ class RedisPublisher(SyncPublisher):
             self._publish_over(process, slot, messages, end)
         except Exception as error:
             failed = failure(location.server, location.publish_seconds, error)
-            if is_silence(error):
-                breaker.open(failed.reason, error)
+            breaker.failed(error, failed.reason, is_silence=is_silence(error))
             raise failed from error
         else:
             breaker.close()
