@@ -7,6 +7,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -15,6 +16,7 @@ import pytest
 import redis
 
 from django_ws.exceptions import BroadcastError
+from django_ws.pubsub import Publisher
 from django_ws.pubsub.backends import redis_listener
 from django_ws.pubsub.backends.redis import RedisBackend, RedisPublisher
 from django_ws.pubsub.backends.redis_listener import Listener, _send
@@ -69,6 +71,36 @@ async def test_the_prefix_keeps_sites_apart(server: RedisServer, prefix: str) ->
         await there.has(messages=1)
         assert here.messages == [("room", b"for a")]
         assert there.messages == [("room", b"for the other")]
+
+
+async def test_sites_in_other_databases_are_other_sites(server: RedisServer, prefix: str) -> None:
+    """Redis' pub/sub itself knows no databases."""
+    locations = [
+        (server.url, {}),
+        (server.url.removesuffix("/0") + "/1", {}),
+        (server.url.removesuffix("/0"), {"db": 2}),
+        (f"{server.unix_url}?db=11", {}),
+    ]
+    async with AsyncExitStack() as stack:
+        sites = [
+            await stack.enter_async_context(
+                Listening(location, "room", prefix=site, options=options)
+            )
+            for location, options in locations
+            for site in (prefix, f"{prefix}1", f"{prefix}db1")
+        ]
+        for number, site in enumerate(sites):
+            await site.backend.publish("room", b"async %d" % number)
+        numbers = iter(range(len(sites)))
+        for location, options in locations:
+            for site_prefix in (prefix, f"{prefix}1", f"{prefix}db1"):
+                with Publisher(location, prefix=site_prefix, options=options) as publisher:
+                    publisher.broadcast("room", b"sync %d" % next(numbers))
+        for number, site in enumerate(sites):
+            await site.has(messages=2)
+            (_, own), (_, published) = site.messages
+            assert own == b"async %d" % number
+            assert published.endswith(b"sync %d" % number)
 
 
 async def test_messages_to_topics_that_nobody_asked_for_do_not_arrive(

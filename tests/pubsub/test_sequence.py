@@ -28,6 +28,7 @@ from django_ws.pubsub.backends.zeromq_publisher import (
     request,
     sized_channel_of,
 )
+from django_ws.testing.contract import Listener
 from tests.pubsub.listening import Listening, channel_of, eventually, until_taken
 from tests.pubsub.test_zeromq import ProxyProcess, a_location, listening, until
 from tests.redis_cluster import RedisCluster
@@ -153,6 +154,17 @@ async def fails(publisher: SyncPublisher, topic: str, data: bytes) -> None:
         await asyncio.to_thread(publisher.publish, [(topic, data)])
 
 
+async def received(listener: Listener, last: bytes) -> list[tuple[str, bytes]]:
+    got: list[tuple[str, bytes]] = []
+
+    def has_come() -> bool:
+        got.extend(listener.waiting())
+        return ("a", last) in got
+
+    await until(has_come)
+    return got
+
+
 @pytest.mark.heavy
 async def test_a_frozen_master_of_a_cluster_has_lost_its_turn(
     caplog: pytest.LogCaptureFixture,
@@ -220,9 +232,7 @@ async def test_a_frozen_zeromq_proxy_has_lost_its_turn() -> None:
             await fails(publisher, "a", b"late")
             proxy.signal(signal.SIGCONT)
             await until_taken(publisher, ("a", b"after"))
-            got: list[tuple[str, bytes]] = []
-            await until(lambda: got.extend(here.waiting()) or ("a", b"after") in got)
-            own = [data for _, data in got]
+            own = [data for _, data in await received(here, b"after")]
             assert own in ([b"before", b"after"], [b"before", b"late", b"after"])
         publisher.close()
         await asyncio.to_thread(proxy.stop)
@@ -267,8 +277,7 @@ async def test_zeromq_listeners_tell_a_gap_for_a_late_one() -> None:
             with dealer(context, location, {}) as socket:
                 await asyncio.to_thread(hand_over, socket, request(1, publications), 20.0)
             context.term()
-            got: list[tuple[str, bytes]] = []
-            await until(lambda: got.extend(here.waiting()) or ("a", b"newest") in got)
+            got = await received(here, b"newest")
             assert got == [("a", b"newer"), ("a", b"newest")]
             assert {"a"} in [gap.topics for gap in here.gaps]
         await asyncio.to_thread(proxy.stop)
