@@ -14,7 +14,7 @@ import redis
 import redis.asyncio
 
 from django_ws.exceptions import BroadcastError
-from django_ws.pubsub.backends import redis_master
+from django_ws.pubsub.backends import redis_master, redis_sentinels
 from django_ws.pubsub.backends.redis import RedisPublisher
 from django_ws.pubsub.backends.redis_listener import Listener, SetListener
 from django_ws.pubsub.backends.redis_location import Location
@@ -326,6 +326,8 @@ async def test_what_redis_py_calls_these_options(
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SetListener, "PING_SECONDS", 0.1)
     monkeypatch.setattr(redis_master, "SURE_SECONDS", 0.1)
+    monkeypatch.setattr(redis_sentinels, "REST_SECONDS", 0.0)
+    monkeypatch.setattr(redis_sentinels, "REST_TIMES", 0)
 
 
 def location_of(sentinels: list[RedisServer]) -> dict[str, Any]:
@@ -387,7 +389,7 @@ async def test_what_was_taken_by_a_doubtful_master_is_told_as_a_gap(
     old, new = servers
     tell(sentinels, [old] * 3)
     publisher = RedisPublisher(location_of(sentinels), "t:", {})
-    async with Listening(location_of(sentinels)) as there:
+    async with Listening(location_of(sentinels), "own") as there:
 
         async def publish(topic: str, data: bytes) -> None:
             if is_sync:
@@ -420,7 +422,7 @@ async def test_what_a_doubtful_master_has_taken_is_forgotten_when_it_was_the_rig
     old, _ = servers
     tell(sentinels, [old] * 3)
     publisher = RedisPublisher(location_of(sentinels), "t:", {})
-    async with Listening(location_of(sentinels)) as there, Listening(old.url, "a") as here:
+    async with Listening(location_of(sentinels), "own") as there, Listening(old.url, "a") as here:
 
         async def publish(data: bytes) -> None:
             if is_sync:
@@ -454,7 +456,7 @@ async def test_too_much_in_doubt_is_refused(
     old, _ = servers
     tell(sentinels, [old] * 3)
     publisher = RedisPublisher(location_of(sentinels), "t:", {})
-    async with Listening(location_of(sentinels)) as there:
+    async with Listening(location_of(sentinels), "own") as there:
 
         async def publish(topic: str) -> None:
             if is_sync:
@@ -489,7 +491,7 @@ async def test_what_was_taken_while_another_became_the_master_is_an_error(
     tell(sentinels, [old] * 3)
     publisher = RedisPublisher(location_of(sentinels), "t:", {})
     master = SyncMaster if is_sync else Master
-    async with Listening(location_of(sentinels)) as there:
+    async with Listening(location_of(sentinels), "own") as there:
         publish: Callable[[], Awaitable[None]] = lambda: (  # noqa: E731
             asyncio.to_thread(publisher.publish, [("a", b"")])
             if is_sync

@@ -220,7 +220,8 @@ class ClusterListener:
         gaps = self._second_gaps
         while gaps and gaps[0][0] <= now:
             topic = gaps.popleft()[1]
-            if topic.is_confirmed:  # otherwise one is told as soon as it is again
+            # Where it is not confirmed now, a gap is told as soon as it is again.
+            if topic.is_confirmed and self._topics.get(topic.channel) is topic:
                 self._inbox.put_gap(topic.name)
         return gaps[0][0] - now if gaps else math.inf
 

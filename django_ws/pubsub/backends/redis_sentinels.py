@@ -24,7 +24,10 @@ from django_ws.pubsub.backends.redis_cluster_slots import Node
 
 ALL_SECONDS = 3.0  # for asking all sentinels, one after the other: some may be down
 ONE_SECONDS = 1.0  # for asking one, at most
-REST_SECONDS = 0.1  # before they are asked again, where they could not tell
+# Where they could not tell, they are asked again after this time, or after so many times the time
+# that asking has taken.
+REST_SECONDS = 0.1
+REST_TIMES = 10
 
 
 class NoMaster(redis.ConnectionError):
@@ -119,7 +122,7 @@ class _Memory:
         self.last = ballot.result()
         now = time.monotonic()
         # Sentinels that are down can take seconds: callers shall not wait for them all the time.
-        self._rests_until = now + max(REST_SECONDS, 10 * (now - ballot.asked_at))
+        self._rests_until = now + max(REST_SECONDS, REST_TIMES * (now - ballot.asked_at))
 
 
 class AsyncSentinels:
