@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from django_ws.pubsub.backends import breaker as breaker_module
 from django_ws.pubsub.backends.base import SyncPublisher
 from django_ws.pubsub.backends.breaker import Breaker, NotTried
 from django_ws.pubsub.backends.redis import RedisBackend, RedisPublisher
+from django_ws.pubsub.backends.redis_cluster import ClusterBackend
 from django_ws.pubsub.backends.zeromq import ZeroMQBackend, ZeroMQPublisher
 from tests.pubsub.listening import Listening, eventually, until_taken
 from tests.pubsub.test_zeromq import ProxyProcess, a_location
@@ -83,6 +84,19 @@ def test_the_log_says_when_it_begins_and_when_it_ends(caplog: pytest.LogCaptureF
     assert ended == "Broadcasts are taken again: here answers."
 
 
+def test_only_silence_opens_it() -> None:
+    breaker = Breaker("here")
+    breaker.failed(ConnectionRefusedError(), "refused", is_silence=False)
+    breaker.check()
+    breaker.failed(TimeoutError(), "no answer", is_silence=True)
+    for _ in range(2):
+        with pytest.raises(NotTried) as refusal:
+            breaker.check()
+        breaker.failed(refusal.value, "not tried", is_silence=False)
+    breaker.failed(ConnectionRefusedError(), "refused", is_silence=False)
+    breaker.check()  # who asks is told at once, and why
+
+
 # Real servers
 
 
@@ -119,6 +133,8 @@ def freezing(request: pytest.FixtureRequest) -> Iterator[Freezing]:
     if request.param == "zeromq":
         with a_location() as location:
             proxy = ProxyProcess(location)
+            with closing(ZeroMQPublisher(location, "t:", {})) as patient:
+                patient.publish([("a", b"")])  # until the proxy has come up
             own = ZeroMQBackend(location, "t:", options)
             yield FreezingProxy(proxy, own, ZeroMQPublisher(location, "t:", options))
             proxy.stop()
@@ -178,6 +194,27 @@ async def test_async_broadcasts_are_not_held_up_either(freezing: Freezing) -> No
     await backend.close()
 
 
+async def test_a_probe_that_is_not_answered_changes_nothing(
+    freezing: Freezing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Breaker, "EVERY_SECONDS", 0.0)
+    backend, publisher = freezing.backend, freezing.publisher
+    await backend.connect()
+    await backend.publish("a", b"1")
+    await asyncio.to_thread(publisher.publish, [("a", b"1")])
+    freezing.freeze()
+    began = time.monotonic()
+    for _ in range(3):
+        await fails(publisher, TOO_LATE)
+        with pytest.raises(BroadcastError, match=TOO_LATE):
+            await backend.publish("a", b"in vain")
+    assert time.monotonic() - began < 20
+    freezing.thaw()
+    await until_taken(publisher, ("a", b"2"))
+    await backend.close()
+    publisher.close()
+
+
 async def test_a_caller_who_was_given_up_has_waited_for_nothing(freezing: Freezing) -> None:
     """As by the outbox, whose limit is older than the backend's own."""
     backend = freezing.backend
@@ -213,7 +250,7 @@ async def test_who_waits_for_a_connection_meanwhile_is_refused_too() -> None:
         publisher = RedisPublisher(server.url, "t:", options)
         publisher.publish([("a", b"1")])
         server.freeze()
-        first = asyncio.create_task(fails(publisher, "no answer in 0.8 s"))
+        first = asyncio.create_task(fails(publisher, TOO_LATE))
         await eventually(lambda: not publisher._this_process().free.qsize())
         await asyncio.gather(first, fails(publisher, REFUSED + "|busy"))
         server.thaw()
@@ -240,28 +277,43 @@ async def test_a_forked_child_starts_afresh(freezing: Freezing) -> None:
     publisher.close()
 
 
-async def test_a_frozen_node_of_a_cluster_does_not_stop_broadcasts_to_the_others() -> None:
+@pytest.mark.parametrize("is_sync", [True, False])
+async def test_a_frozen_node_of_a_cluster_does_not_stop_broadcasts_to_the_others(
+    is_sync: bool,
+) -> None:
     with RedisCluster() as cluster:
         first, second, _ = cluster.masters
-        topics = {}
-        for node in (first, second):
-            slots = cluster.slots_of(node)
-            topics[node] = next(
-                f"{{{tag}}}" for tag in map(str, range(1000)) if _slot(tag) in slots
-            )
+        frozen, well = (
+            next(f"{{{tag}}}" for tag in map(str, range(1000)) if _slot(tag) in slots)
+            for slots in map(cluster.slots_of, (first, second))
+        )
         options = {"publish_timeout": SECONDS}
         publisher = RedisPublisher(cluster.location, "t:", options)
-        async with Listening(cluster.location, topics[second]) as here:
-            for topic in topics.values():
-                await asyncio.to_thread(publisher.publish, [(topic, b"1")])
+        async with Listening(cluster.location, well, options=options) as here:
+
+            async def publish(topic: str, data: bytes) -> None:
+                if is_sync:
+                    await asyncio.to_thread(publisher.publish, [(topic, data)])
+                else:
+                    await here.backend.publish(topic, data)
+
+            for topic in (frozen, well):
+                await publish(topic, b"before")
             first.freeze()
-            with pytest.raises(BroadcastError, match="no answer"):
-                await asyncio.to_thread(publisher.publish, [(topics[first], b"in vain")])
+            with pytest.raises(BroadcastError, match=TOO_LATE):
+                await publish(frozen, b"in vain")
             for n in range(20):
                 with pytest.raises(BroadcastError, match=REFUSED):
-                    await asyncio.to_thread(publisher.publish, [(topics[first], b"in vain")])
-                await asyncio.to_thread(publisher.publish, [(topics[second], b"%d" % n)])
-            await here.has(messages=21)
+                    await publish(frozen, b"in vain")
+                await publish(well, b"%d" % n)
+            assert isinstance(here.backend, ClusterBackend)
+            nodes = publisher._nodes if is_sync else here.backend._nodes
+            for n in range(20, 22):
+                nodes.breaker(("127.0.0.1", first.port)).probe_soon()
+                with pytest.raises(BroadcastError, match=f"{TOO_LATE}|{REFUSED}"):
+                    await publish(frozen, b"in vain")  # a probe comes before it
+                await publish(well, b"%d" % n)
+            await here.has(messages=23)
             first.thaw()
         publisher.close()
 

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -220,6 +221,36 @@ async def test_a_message_that_is_refused_takes_no_other_with_it(lone_node: Redis
         node.ask("ACL", "SETUSER", "default", "allchannels")
 
 
+async def test_nodes_that_may_not_be_asked_how_they_are_are_relied_upon(
+    lone_node: RedisCluster,
+) -> None:
+    (node,) = lone_node.nodes
+    node.ask("ACL", "SETUSER", "default", "-cluster|nodes", "-config", "-time")
+    publisher = ClusterPublisher(lone_node.location, PREFIX, {})
+    try:
+        async with Listening(lone_node.location, "a", prefix=PREFIX) as here:
+            for _ in range(2):
+                await here.backend.publish("a", b"async")
+                await asyncio.to_thread(publisher.publish, [("a", b"sync")])
+            await here.has(messages=4)
+    finally:
+        node.ask("ACL", "SETUSER", "default", "+@all")
+    publisher.close()
+
+
+async def test_a_connection_that_the_node_has_closed_is_replaced(lone_node: RedisCluster) -> None:
+    (node,) = lone_node.nodes
+    publisher = ClusterPublisher(lone_node.location, PREFIX, {})
+    async with Listening(lone_node.location, "a", prefix=PREFIX) as here:
+        for n in range(3):
+            await here.backend.publish("a", b"async %d" % n)
+            await asyncio.to_thread(publisher.publish, [("a", b"sync %d" % n)])
+            node.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await here.has(messages=6)
+        assert here.gaps == []
+    publisher.close()
+
+
 async def test_all_is_tried_again_while_the_cluster_is_down(
     lone_node: RedisCluster, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -392,8 +423,12 @@ async def test_a_connection_cut_while_it_publishes_is_an_error_and_nothing_is_se
 
 async def test_nodes_that_accept_and_say_nothing_are_given_up_in_time() -> None:
     options = {"publish_timeout": 0.3}
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("", 0)) as two:
-        location = [("127.0.0.1", each.getsockname()[1]) for each in (one, two)]
+    with ExitStack() as stack:
+        silent = [
+            stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            for _ in range(5)  # too many to be asked one after the other
+        ]
+        location = [("127.0.0.1", each.getsockname()[1]) for each in silent]
         publisher = ClusterPublisher(location, PREFIX, options)
         async with Listening(location, prefix=PREFIX, options=options) as here:
             for publish in (here.backend.publish_many, in_thread(publisher)):

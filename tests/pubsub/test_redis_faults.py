@@ -376,8 +376,12 @@ async def test_a_user_who_may_not_is_named_in_log_and_error(
         url = f"redis://alice:secret@127.0.0.1:{server.port}/0"
         async with Listening(url) as here:
             subscribing = asyncio.create_task(here.subscribe("a"))
+            publisher = RedisPublisher(url, "t:", {})
             with pytest.raises(BroadcastError, match=r"No permissions|no permissions|NOPERM"):
                 await here.backend.publish("a", b"1")
+            with pytest.raises(BroadcastError, match=r"No permissions|no permissions|NOPERM"):
+                publisher.publish([("a", b"1")])
+            publisher.close()
             await eventually(lambda: any("ermission" in each for each in warnings(caplog)))
             assert "secret" not in "".join(warnings(caplog))
             server.ask("ACL SETUSER", "alice", "&t:*")

@@ -216,6 +216,25 @@ async def test_many_at_once_leave_the_loop_its_turns(
         assert await listener.receive(3) == numbered(3)
 
 
+async def test_what_was_under_way_when_its_topic_was_given_back_is_dropped(
+    proxy: ProxyProcess,
+) -> None:
+    backend = ZeroMQBackend(proxy.location, "test:", {})
+    publisher = ZeroMQPublisher(proxy.location, "test:", {})
+    await backend.connect()
+    reading = asyncio.ensure_future(anext(backend.stream()))
+    await backend.subscribe(["room"])
+    reading.cancel()
+    await asyncio.wait([reading])
+    await asyncio.to_thread(publisher.publish, [("room", b"too late")])
+    assert await asyncio.to_thread(backend._sub.poll, int(SECONDS * 1000))
+    await backend.unsubscribe(["room"])
+    backend._given = 0
+    assert backend.at_hand() == []
+    await backend.close()
+    publisher.close()
+
+
 # Faults
 
 

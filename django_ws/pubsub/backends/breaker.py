@@ -61,11 +61,8 @@ class Breaker:
 
     def close(self) -> None:
         """It has answered, be it that it refuses."""
-        if not self.is_open:
-            return
-        with self._lock:
-            was_open, self.is_open = self.is_open, False
-        if was_open:
+        if self.is_open:
+            self.is_open = False
             _closed.log(self.server, "Broadcasts are taken again: %s answers.", self.server)
 
     def probe_soon(self) -> None:

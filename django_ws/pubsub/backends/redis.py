@@ -112,14 +112,14 @@ class RedisBackend(ListeningBackend[Listener]):
     async def _probe(self) -> None:
         """Whether the server answers again. Raises where it does not."""
         await self._drop()
-        async with asyncio.timeout(Breaker.PROBE_SECONDS):
-            await self._open()
-            try:
+        try:
+            async with asyncio.timeout(Breaker.PROBE_SECONDS):
+                await self._open()
                 await self._publishing.send_command("PING", check_health=False)
                 await answer_of(self._publishing)
-            except BaseException:
-                await self._drop()
-                raise
+        except BaseException:
+            await self._drop()
+            raise
 
     async def _open(self) -> None:
         self._losses = self._listener.losses

@@ -18,7 +18,7 @@ from django_ws.pubsub.backends.redis_cluster_delivery import Delivery, Message
 from django_ws.pubsub.backends.redis_cluster_nodes import Nodes
 from django_ws.pubsub.backends.redis_cluster_slots import Node
 from django_ws.pubsub.backends.redis_commands import is_silence
-from django_ws.pubsub.backends.redis_location import site_of
+from django_ws.pubsub.backends.redis_location import cause, site_of
 from django_ws.pubsub.backends.sequence import Sender
 
 
@@ -70,7 +70,7 @@ class _Way:
         self.contact = self.contact.after(asked_at, answers)
 
     def failed(self, error: Exception) -> None:
-        self.breaker.failed(error, str(error) or "no answer", is_silence=is_silence(error))
+        self.breaker.failed(error, cause(error), is_silence=is_silence(error))
 
 
 def _answer_of(connection: Any) -> Any:

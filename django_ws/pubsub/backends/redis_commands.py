@@ -40,9 +40,8 @@ def is_silence(error: BaseException) -> bool:
 
 
 def failure(server: str, seconds: float, error: Exception) -> BroadcastError:
-    reason = cause(error)
-    if is_silence(error):
-        reason = f"no answer in {seconds:g} s" + (f" ({error})" if str(error) else "")
+    is_bare = isinstance(error, TimeoutError) and not str(error)
+    reason = f"no answer in {seconds:g} s" if is_bare else cause(error)
     failed = BroadcastError("broadcast", server, reason)
     failed.__cause__ = error
     return failed

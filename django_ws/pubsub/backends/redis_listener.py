@@ -9,7 +9,7 @@ import random
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from itertools import count, islice
+from itertools import islice
 from typing import Any, NamedTuple
 
 from redis import exceptions
@@ -266,20 +266,21 @@ class Listener:
         """Ask now and then whether it is there, and is the right server. Raises when nothing at
         all comes back, or when it is not.
         """
-        was_sure = False
+        is_first, was_sure = True, False
         again_at = math.inf
-        for number in count():
+        while True:
             look = await self._look(connection)
             now = time.monotonic()
             if look.is_sure and not was_sure:
                 was_sure = True
-                if number:  # until now the others may have been elsewhere
+                if not is_first:  # until now the others may have been elsewhere
                     self._tell_gap()
                 if look.is_new:
                     again_at = now + self.DOUBT_SECONDS
             elif now >= again_at:
                 again_at = math.inf
                 self._tell_gap()
+            is_first = False
             await asyncio.sleep(self.PING_SECONDS)
             self._heard.clear()
             # In two halves: time in which this process itself stood still counts once.

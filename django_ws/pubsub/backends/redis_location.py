@@ -177,6 +177,8 @@ def _server_of_sentinels(location: Mapping[str, Any]) -> str:
 
 def cause(error: Exception) -> str:
     """For logs and errors: never empty, and without passwords."""
+    if isinstance(error, redis.TimeoutError):
+        return f"no answer ({error})"
     return str(error) or type(error).__name__
 
 

@@ -150,9 +150,7 @@ class ZeroMQPublisher(SyncPublisher):
     def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
         if not messages:
             return
-        pool = self._pools.get(os.getpid())
-        if pool is None:
-            pool = self._pools.setdefault(os.getpid(), _Pool(str(self.location)))
+        pool = self._pools.get(os.getpid()) or self._new_pool()
         try:
             is_probe = pool.breaker.admit()
             socket = pool.take() or dealer(pool.context, self.location, self.options)
@@ -174,6 +172,13 @@ class ZeroMQPublisher(SyncPublisher):
         except (NotTried, zmq.ZMQError) as error:
             raise BroadcastError("broadcast", str(self.location), str(error)) from error
         pool.breaker.close()
+
+    def _new_pool(self) -> _Pool:
+        made = _Pool(str(self.location))
+        pool = self._pools.setdefault(os.getpid(), made)
+        if pool is not made:  # another thread was faster
+            made.close()
+        return pool
 
     def close(self) -> None:
         _close_own(self._pools)
