@@ -122,6 +122,13 @@ class Ledger:
             task.cancel()
         await asyncio.wait(self._tasks)
 
+    def received_by_all(self, number: int) -> bool:
+        """Whether that many of the last messages were, as far as they have had time for it."""
+        old = [taken for taken in self.taken if taken.ended < time.monotonic() - 0.5]
+        return len(old) >= number and all(
+            taken.data in hearing.received for taken in old[-number:] for hearing in self.hearing
+        )
+
     def missed(self) -> list[tuple[int, Taken]]:
         """By which listener, and what."""
         return [

@@ -18,7 +18,7 @@ from django_ws.pubsub.backends import breaker as breaker_module
 from django_ws.pubsub.backends.base import SyncPublisher
 from django_ws.pubsub.backends.breaker import Breaker, NotTried
 from django_ws.pubsub.backends.redis import RedisBackend, RedisPublisher
-from django_ws.pubsub.backends.redis_cluster import ClusterBackend
+from django_ws.pubsub.backends.redis_cluster import ClusterBackend, ClusterPublisher
 from django_ws.pubsub.backends.zeromq import ZeroMQBackend, ZeroMQPublisher
 from tests.pubsub.listening import Listening, eventually, until_taken
 from tests.pubsub.test_zeromq import ProxyProcess, a_location
@@ -127,17 +127,24 @@ def cluster() -> Iterator[RedisCluster]:
         yield cluster
 
 
+@pytest.fixture(scope="module")
+def proxy() -> Iterator[ProxyProcess]:
+    with a_location() as location:
+        proxy = ProxyProcess(location)
+        with closing(ZeroMQPublisher(location, "t:", {})) as patient:
+            patient.publish([("a", b"")])  # until it has come up
+        yield proxy
+        proxy.stop()
+
+
 @pytest.fixture(params=["redis", "cluster", "zeromq"])
 def freezing(request: pytest.FixtureRequest) -> Iterator[Freezing]:
     options = {"publish_timeout": SECONDS}
     if request.param == "zeromq":
-        with a_location() as location:
-            proxy = ProxyProcess(location)
-            with closing(ZeroMQPublisher(location, "t:", {})) as patient:
-                patient.publish([("a", b"")])  # until the proxy has come up
-            own = ZeroMQBackend(location, "t:", options)
-            yield FreezingProxy(proxy, own, ZeroMQPublisher(location, "t:", options))
-            proxy.stop()
+        proxy: ProxyProcess = request.getfixturevalue("proxy")
+        own = ZeroMQBackend(proxy.location, "t:", options)
+        yield FreezingProxy(proxy, own, ZeroMQPublisher(proxy.location, "t:", options))
+        proxy.signal(signal.SIGCONT)
     elif request.param == "redis":
         with RedisServer() as server:
             backend = RedisBackend(server.url, "t:", options)
@@ -288,7 +295,7 @@ async def test_a_frozen_node_of_a_cluster_does_not_stop_broadcasts_to_the_others
             for slots in map(cluster.slots_of, (first, second))
         )
         options = {"publish_timeout": SECONDS}
-        publisher = RedisPublisher(cluster.location, "t:", options)
+        publisher = ClusterPublisher(cluster.location, "t:", options)
         async with Listening(cluster.location, well, options=options) as here:
 
             async def publish(topic: str, data: bytes) -> None:
