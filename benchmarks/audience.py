@@ -18,22 +18,23 @@ TEXT = '{"type":"chat","room":"lobby","user":"alice","text":"Hello there","id":1
 _PATIENCE = 10.0  # seconds without a single delivery
 
 
-def _django_ws(topic: str, text: str) -> tuple[str, bytes]:
+def _django_ws(topic: str, text: str) -> tuple[bytes, bytes]:
     from django_ws.conf import DEFAULT_PREFIX  # Django is not set up at import
+    from django_ws.pubsub.backends.base import channel_of
     from django_ws.pubsub.envelope import seal
 
-    return DEFAULT_PREFIX + topic, seal(json.loads(text))
+    return channel_of(DEFAULT_PREFIX, topic), seal(json.loads(text))
 
 
-def _bare(topic: str, text: str) -> tuple[str, bytes]:
-    return topic, text.encode()
+def _bare(topic: str, text: str) -> tuple[bytes, bytes]:
+    return topic.encode(), text.encode()
 
 
-def _channels(topic: str, text: str) -> tuple[str, bytes]:
+def _channels(topic: str, text: str) -> tuple[bytes, bytes]:
     from channels_redis.pubsub import RedisPubSubChannelLayer
 
     message = RedisPubSubChannelLayer().serialize({"type": "fan.out", "text": text})
-    return f"asgi__group__{topic}", message
+    return f"asgi__group__{topic}".encode(), message
 
 
 # What each application's own publisher would hand to Redis: the channel and the data.

@@ -263,6 +263,25 @@ class BackendContract:
             for other in (longer, shorter, bare):
                 await other.receive_nothing(self.quiet_seconds)
 
+    async def test_no_topic_reaches_into_another_prefix(self) -> None:
+        """Visitors may name topics as they like; another site's prefix may begin with ours."""
+        prefix = self.prefix
+        topics = ["room", "eu:room", "\0eu:room", "\xffroom", "eu:\xffroom"]
+        async with (
+            self.listening(["room"], prefix=f"{prefix}eu:") as longer,
+            self.listening([f"{prefix}room"], prefix="") as bare,
+            self.listening(topics) as listener,
+        ):
+            messages = [(topic, topic.encode()) for topic in topics]
+            received = await self.publish_both_ways(listener, messages)
+            assert received == sorted(2 * messages)
+            for other in (longer, bare):
+                await other.receive_nothing(self.quiet_seconds)
+            for other, topic in ((longer, "room"), (bare, f"{prefix}room")):
+                await other.backend.publish(topic, b"its own")
+                assert await other.receive(1) == [(topic, b"its own")]
+            await listener.receive_nothing(self.quiet_seconds)
+
     # Subscribing
 
     async def test_nothing_arrives_without_a_subscription(self) -> None:

@@ -64,6 +64,25 @@ class Mixing(MemoryBackend):
         super().__init__(location, "", options)
 
 
+class Joining(MemoryBackend):
+    """Joins prefix and topic with nothing in between."""
+
+    def __init__(self, location: object, prefix: str, options: dict[str, object]) -> None:
+        super().__init__(location, "", options)
+        self.joined = prefix
+
+    async def subscribe(self, topics: Collection[str]) -> None:
+        await super().subscribe([self.joined + topic for topic in topics])
+
+    async def publish_many(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        await super().publish_many([(self.joined + topic, data) for topic, data in messages])
+
+    async def stream(self) -> AsyncIterator[Received]:
+        async for received in super().stream():
+            assert isinstance(received, tuple)
+            yield received[0].removeprefix(self.joined), received[1]
+
+
 class Leaking(MemoryBackend):
     async def connect(self) -> None:
         await super().connect()
@@ -100,6 +119,7 @@ Contract = BackendContract
         (Careless, Contract.test_subscribing_again_at_once_after_giving_back),
         (Deaf, Contract.test_a_topic_given_back_is_silent_and_the_others_are_not),
         (Mixing, Contract.test_another_prefix_hears_nothing),
+        (Joining, Contract.test_no_topic_reaches_into_another_prefix),
         (Leaking, Contract.test_close_ends_the_stream_and_leaves_no_task),
         (Leaking, Contract.test_close_while_nothing_was_asked_for),
         (Impatient, Contract.test_subscribing_twice_is_subscribing_once),

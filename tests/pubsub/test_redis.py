@@ -7,6 +7,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -15,11 +16,12 @@ import pytest
 import redis
 
 from django_ws.exceptions import BroadcastError
+from django_ws.pubsub import Publisher
 from django_ws.pubsub.backends import redis_listener
-from django_ws.pubsub.backends.redis import RedisBackend, RedisPublisher, _Slot
+from django_ws.pubsub.backends.redis import RedisBackend, RedisPublisher
 from django_ws.pubsub.backends.redis_listener import Listener, _send
 from django_ws.pubsub.backends.redis_location import Location, abort, connect
-from tests.pubsub.listening import Listening, eventually
+from tests.pubsub.listening import Listening, channel_of, eventually
 from tests.redis_server import RedisServer, until
 
 
@@ -40,7 +42,7 @@ def calls(server: RedisServer, command: str) -> int:
     return int(server.ask("INFO", "commandstats").get(f"cmdstat_{command}", {"calls": 0})["calls"])
 
 
-def subscribers(server: RedisServer, channel: str) -> int:
+def subscribers(server: RedisServer, channel: bytes) -> int:
     return int(server.ask("PUBSUB NUMSUB", channel)[0][1])
 
 
@@ -65,11 +67,40 @@ async def test_the_prefix_keeps_sites_apart(server: RedisServer, prefix: str) ->
     ):
         await here.backend.publish("room", b"for a")
         await there.backend.publish("room", b"for the other")
-        await there.has(messages=2)
         await here.has(messages=1)
-        # What "a:room" is without a prefix of its own is the first one's "room".
+        await there.has(messages=1)
         assert here.messages == [("room", b"for a")]
-        assert there.messages == [("a:room", b"for a"), ("room", b"for the other")]
+        assert there.messages == [("room", b"for the other")]
+
+
+async def test_sites_in_other_databases_are_other_sites(server: RedisServer, prefix: str) -> None:
+    """Redis' pub/sub itself knows no databases."""
+    locations = [
+        (server.url, {}),
+        (server.url.removesuffix("/0") + "/1", {}),
+        (server.url.removesuffix("/0"), {"db": 2}),
+        (f"{server.unix_url}?db=11", {}),
+    ]
+    async with AsyncExitStack() as stack:
+        sites = [
+            await stack.enter_async_context(
+                Listening(location, "room", prefix=site, options=options)
+            )
+            for location, options in locations
+            for site in (prefix, f"{prefix}1", f"{prefix}db1")
+        ]
+        for number, site in enumerate(sites):
+            await site.backend.publish("room", b"async %d" % number)
+        numbers = iter(range(len(sites)))
+        for location, options in locations:
+            for site_prefix in (prefix, f"{prefix}1", f"{prefix}db1"):
+                with Publisher(location, prefix=site_prefix, options=options) as publisher:
+                    publisher.broadcast("room", b"sync %d" % next(numbers))
+        for number, site in enumerate(sites):
+            await site.has(messages=2)
+            (_, own), (_, published) = site.messages
+            assert own == b"async %d" % number
+            assert published.endswith(b"sync %d" % number)
 
 
 async def test_messages_to_topics_that_nobody_asked_for_do_not_arrive(
@@ -168,7 +199,7 @@ async def test_given_back_and_asked_for_again_is_confirmed_anew(
     async with Listening(server.url, "a", prefix=prefix) as here:
         listener = here.listener
         await here.backend.unsubscribe(["a"])
-        await eventually(lambda: not subscribers(server, f"{prefix}a"))
+        await eventually(lambda: not subscribers(server, channel_of(prefix, "a")))
         server.freeze()  # nothing is confirmed now, whatever was before
         try:
             first = asyncio.create_task(here.subscribe("a"))
@@ -179,14 +210,14 @@ async def test_given_back_and_asked_for_again_is_confirmed_anew(
             await eventually(lambda: not listener._changed)
             second = asyncio.create_task(here.subscribe("a"))
             # The answer to the first SUBSCRIBE must not be taken for that to the second.
-            await eventually(lambda: listener._unanswered == {f"{prefix}a".encode(): 2})
+            await eventually(lambda: listener._unanswered == {channel_of(prefix, "a"): 2})
             assert not second.done()
         finally:
             server.thaw()
         await second
         assert listener._unanswered == {}
         assert here.gaps == []
-        assert subscribers(server, f"{prefix}a") == 1
+        assert subscribers(server, channel_of(prefix, "a")) == 1
 
 
 async def test_given_back_and_asked_for_again_at_once_stays_subscribed(
@@ -212,7 +243,9 @@ async def test_what_was_under_way_when_its_topic_was_given_back_is_dropped(
     server: RedisServer, prefix: str
 ) -> None:
     async with Listening(server.url, "a", "b", prefix=prefix) as here:
-        assert server.ask("PUBLISH", f"{prefix}a", "1") == 1  # it waits in the socket now
+        assert (
+            server.ask("PUBLISH", channel_of(prefix, "a"), "1") == 1
+        )  # it waits in the socket now
         await here.backend.unsubscribe(["a"])
         await here.backend.publish("b", b"2")
         await here.has(messages=1)
@@ -237,11 +270,11 @@ async def test_a_subscription_taken_back_at_any_moment_leaves_none(
                 await task
         await eventually(lambda: not here.listener._unanswered)
         for name in ("unsent", "unanswered"):
-            await eventually(lambda name=name: not subscribers(server, prefix + name))  # type: ignore[misc]
+            await eventually(lambda name=name: not subscribers(server, channel_of(prefix, name)))  # type: ignore[misc]
         assert calls(server, "subscribe") == 2
-        assert here.listener._names == {f"{prefix}a".encode(): "a"}
+        assert here.listener._names == {channel_of(prefix, "a"): "a"}
         confirmed = set(filter(here.listener._holds, here.listener._names))
-        assert confirmed == {f"{prefix}a".encode()}
+        assert confirmed == {channel_of(prefix, "a")}
 
 
 async def test_nothing_is_sent_over_a_closed_connection(server: RedisServer) -> None:
@@ -492,7 +525,7 @@ def test_closing_closes_what_is_in_use_as_soon_as_it_is_given_back(
         ]
         for thread in threads:  # two of them wait for a connection
             thread.start()
-        until(lambda: not publisher._slots_of_this_process().free.qsize(), "publishing")
+        until(lambda: not publisher._this_process().free.qsize(), "publishing")
         publisher.close()
     finally:
         server.thaw()
@@ -544,9 +577,8 @@ def test_publishing_needs_no_event_loop_and_works_between_loops(
 
 
 def test_without_sentinels_the_server_stays_the_right_one(
-    server: RedisServer, prefix: str, publisher: RedisPublisher, monkeypatch: pytest.MonkeyPatch
+    server: RedisServer, prefix: str, publisher: RedisPublisher
 ) -> None:
-    monkeypatch.setattr(_Slot, "MASTER_SECONDS", 0)
     publisher.publish([("a", b"1")])
     (before,) = [c["id"] for c in server.clients() if c["name"] == prefix]
     publisher.publish([("a", b"2")])
@@ -556,20 +588,18 @@ def test_without_sentinels_the_server_stays_the_right_one(
 def test_when_the_time_is_up_nothing_more_is_sent(
     server: RedisServer, prefix: str, publisher: RedisPublisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("django_ws.pubsub.backends.redis.PUBLISH_SECONDS", 0)
+    monkeypatch.setattr(publisher._location, "publish_seconds", 0)
     with pytest.raises(BroadcastError, match="no answer in 0 s"):
         publisher.publish([("a", b"1")])
     until(lambda: not connections(server, prefix), "the end of the connection")
     assert calls(server, "publish") == 0
 
 
-def test_all_connections_busy_is_an_error_in_time(
-    server: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("django_ws.pubsub.backends.redis.PUBLISH_SECONDS", 0.5)
-    publisher = RedisPublisher(server.url, prefix, {"max_connections": 1})
+def test_all_connections_busy_is_an_error_in_time(server: RedisServer, prefix: str) -> None:
+    options = {"max_connections": 1, "publish_timeout": 0.5}
+    publisher = RedisPublisher(server.url, prefix, options)
     publisher.publish([("a", b"1")])
-    slots = publisher._slots_of_this_process()
+    slots = publisher._this_process()
     slot = slots.free.get_nowait()  # as another thread would hold it
     with pytest.raises(BroadcastError, match=r"all 1 connections were busy for 0.5 s"):
         publisher.publish([("a", b"2")])

@@ -15,7 +15,7 @@ from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends.redis import RedisBackend, RedisPublisher
 from django_ws.pubsub.backends.redis_cluster import ClusterBackend, ClusterPublisher
 from django_ws.testing.contract import BackendContract
-from tests.pubsub.listening import Listening, eventually
+from tests.pubsub.listening import Listening, channel_of, eventually
 from tests.redis_cluster import RedisCluster
 from tests.redis_server import RedisServer, free_port
 
@@ -52,7 +52,7 @@ def topics_of(cluster: RedisCluster, node: RedisServer, prefix: str, number: int
 
 
 def slot_of(prefix: str, topic: str) -> int:
-    return key_slot((prefix + topic).encode())
+    return key_slot(channel_of(prefix, topic))
 
 
 def masters_of(cluster: RedisCluster) -> list[RedisServer]:
@@ -82,7 +82,7 @@ async def test_hundreds_of_topics_in_all_shards_take_one_connection_to_each(
 ) -> None:
     topics = [f"{n}" for n in range(600)]
     async with Listening(cluster.location, *topics, prefix=prefix) as here:
-        channels = {(prefix + topic).encode() for topic in topics}
+        channels = {channel_of(prefix, topic) for topic in topics}
         for node in masters_of(cluster):
             slots = cluster.slots_of(node)
             served = {channel for channel in channels if key_slot(channel) in slots}
@@ -112,7 +112,7 @@ async def test_what_is_given_back_is_unsubscribed(cluster: RedisCluster, prefix:
     node = masters_of(cluster)[1]
     gone, kept = topics_of(cluster, node, prefix, 2)
     async with Listening(cluster.location, gone, kept, prefix=prefix) as here:
-        channels = [(prefix + topic).encode() for topic in (gone, kept)]
+        channels = [channel_of(prefix, topic) for topic in (gone, kept)]
         assert set(channels) <= cluster.subscribed(node)
         await here.backend.unsubscribe([gone])
         await eventually(lambda: channels[0] not in cluster.subscribed(node))
@@ -169,7 +169,7 @@ async def test_a_moved_slot_is_followed_and_its_topic_told_of_a_gap(
 ) -> None:
     source, target, _ = masters_of(cluster)
     moved, kept = topics_of(cluster, source, prefix, 2)
-    channel = (prefix + moved).encode()
+    channel = channel_of(prefix, moved)
     async with Listening(cluster.location, moved, kept, prefix=prefix) as here:
         assert channel in cluster.subscribed(source)
         cluster.move_slot(slot_of(prefix, moved), target)
@@ -237,7 +237,7 @@ async def test_subscribing_with_an_old_map_follows(cluster: RedisCluster, prefix
     async with Listening(cluster.location, known, prefix=prefix) as here:
         cluster.move_slot(slot_of(prefix, topic), target)
         await here.subscribe(topic)
-        assert (prefix + topic).encode() in cluster.subscribed(target)
+        assert channel_of(prefix, topic) in cluster.subscribed(target)
         await here.backend.publish(topic, b"hi")
         await here.has(messages=1)
         assert here.messages == [(topic, b"hi")]

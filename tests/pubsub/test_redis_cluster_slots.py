@@ -17,7 +17,9 @@ from redis.exceptions import (
 )
 
 from django_ws.exceptions import BroadcastError
+from django_ws.pubsub.backends.base import channel_of
 from django_ws.pubsub.backends.redis_cluster import ClusterBackend, ClusterPublisher
+from django_ws.pubsub.backends.redis_cluster_contact import LostContact
 from django_ws.pubsub.backends.redis_cluster_delivery import MAX_REDIRECTIONS, Delivery, Message
 from django_ws.pubsub.backends.redis_cluster_nodes import Nodes
 from django_ws.pubsub.backends.redis_cluster_slots import Slots
@@ -27,7 +29,8 @@ ANSWER = [
     [0, 8191, [b"10.0.0.1", 7000, b"id"], [b"10.0.0.3", 7002, b"id", [b"hostname", b"c"]]],
     [8192, 16383, ["10.0.0.2", 7001, "id"]],
 ]
-LOW, HIGH = b"t2", b"t"
+TOPICS = ["low 2", "high 2"]
+LOW, HIGH = (channel_of("", topic) for topic in TOPICS)
 
 
 @pytest.fixture
@@ -177,7 +180,7 @@ MESSAGE = Message(0, LOW, b"data")
 
 
 def delivery(slots: Slots) -> Delivery:
-    delivery = Delivery(slots, "", [(LOW.decode(), b"data")])
+    delivery = Delivery(slots, "", [(TOPICS[0], b"data")])
     assert delivery.begin_round() == {A: [MESSAGE]}
     return delivery
 
@@ -219,7 +222,7 @@ def test_a_moved_slot_is_followed_at_once_but_not_in_circles(slots: Slots) -> No
 )
 def test_any_other_refusal_is_final(slots: Slots, error: Exception) -> None:
     slots.is_sharded = not str(error).startswith("unknown")
-    sending = Delivery(slots, "", [(LOW.decode(), b"data")])
+    sending = Delivery(slots, "", [(TOPICS[0], b"data")])
     ((node, _),) = sending.begin_round().items()
     sending.refused(node, MESSAGE, error)
     assert not sending.left
@@ -229,7 +232,7 @@ def test_any_other_refusal_is_final(slots: Slots, error: Exception) -> None:
 
 
 def test_each_message_has_its_own_outcome(slots: Slots) -> None:
-    sending = Delivery(slots, "", [(LOW.decode(), b"data"), (HIGH.decode(), b"data")] * 2)
+    sending = Delivery(slots, "", [(TOPICS[0], b"data"), (TOPICS[1], b"data")] * 2)
     batches = sending.begin_round()
     assert {node: [m.number for m in batch] for node, batch in batches.items()} == {
         A: [0, 2],
@@ -259,6 +262,36 @@ def test_a_node_that_failed_is_asked_last(slots: Slots) -> None:
     sending.failed(A, [MESSAGE], OSError("reset"))
     assert slots.is_stale
     assert slots.candidates()[-1] == A
+
+
+def test_a_node_that_may_have_been_replaced_is_not_sent_to(slots: Slots) -> None:
+    sending = delivery(slots)
+    sending.adrift(A, [MESSAGE], LostContact())
+    sending.end_round()
+    assert sending.needs_slots
+    assert sending.wait
+    assert slots.candidates()[-1] == A
+    with pytest.raises(BroadcastError, match=r"node 10\.0\.0\.1:7000: the node has lost contact"):
+        sending.end()
+
+
+def test_what_such_a_node_has_taken_is_an_error(slots: Slots) -> None:
+    sending = Delivery(slots, "", [(TOPICS[0], b"1"), (TOPICS[0], b"2"), (TOPICS[0], b"3")])
+    ((node, batch),) = sending.begin_round().items()
+    sending.taken(batch[0])
+    sending.refused(node, batch[1], NoPermissionError("no"))
+    sending.refused(node, batch[2], ClusterDownError("down"))
+    sending.doubted(node, batch, LostContact())
+    assert sending.left == [batch[2]]
+    sending.end_round()
+    ((node, left),) = sending.begin_round().items()
+    sending.taken(left[0])
+    with pytest.raises(BroadcastError) as failure:
+        sending.end()
+    assert {n: error.reason for n, error in failure.value.errors.items()} == {
+        0: str(LostContact()),
+        1: "no",
+    }
 
 
 def test_an_unreachable_node_is_tried_twice(slots: Slots) -> None:

@@ -14,7 +14,7 @@ from django_ws import WebSocketHandler, abroadcast, broadcast
 from django_ws.pubsub import Publisher
 from django_ws.testing import WebSocketClient
 from tests.asgi_peer import PATH, SECONDS, client, route, the_handler
-from tests.pubsub.listening import eventually
+from tests.pubsub.listening import channel_of, eventually
 from tests.redis_server import RedisServer
 
 MEGABYTE = 1_000_000
@@ -80,7 +80,7 @@ async def test_a_thousand_connections_join_and_leave_one_topic_at_once(
             await self.send(message)
 
     def channels() -> int:
-        return int(server.ask("PUBSUB NUMSUB", "django_ws:room")[0][1])
+        return int(server.ask("PUBSUB NUMSUB", channel_of("django_ws:", "room"))[0][1])
 
     async def everybody(does: str, *others: WebSocketClient) -> None:
         await asyncio.gather(*(each.send(does) for each in others))

@@ -16,6 +16,28 @@ from django_ws.exceptions import BroadcastError
 
 PUBLISH_SECONDS = 5.0  # the longest that handing a broadcast over may take
 TOO_LATE = f"not taken within {PUBLISH_SECONDS:g} s"
+BOUNDARY = b"\xff"  # is in no UTF-8, and so in no prefix and in no topic
+
+
+def channel_of(prefix: str, topic: str) -> bytes:
+    """What a topic is called on the server: the one place where prefix and topic are joined.
+
+    The prefix of one site may begin with that of another, and visitors may name topics: the
+    boundary keeps a topic from reaching into the other site.
+    """
+    return prefix.encode() + BOUNDARY + topic.encode()
+
+
+def publish_seconds_of(options: Mapping[str, Any], default: float | None = None) -> float:
+    """``publish_timeout`` of OPTIONS. Raises ``ValueError``."""
+    longest = PUBLISH_SECONDS
+    seconds = options.get("publish_timeout", longest if default is None else default)
+    if type(seconds) not in (int, float) or not 0 < seconds <= longest:
+        raise ValueError(
+            f"OPTIONS: publish_timeout is {seconds!r}. Give seconds, more than 0 and at most "
+            f"{longest:g}."
+        )
+    return float(seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +87,7 @@ class Backend(ABC):
     """One event loop's way to all other processes. For that loop's thread only.
 
     ``location`` and ``options`` are those of the setting ``WS_BROADCAST``; ``prefix`` keeps
-    several sites on one server apart. Nothing is opened before ``connect``. Raises
+    several sites on one server apart (``channel_of``). Nothing is opened before ``connect``. Raises
     ``ValueError`` as a ``SyncPublisher`` does.
     """
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends import base
-from django_ws.pubsub.backends.base import Backend, Received, SyncPublisher
+from django_ws.pubsub.backends.base import Backend, Received, SyncPublisher, channel_of
 
 MAX_WAITING_BYTES = 64 * 1024 * 1024  # for each event loop; one message always fits
 MESSAGE_BYTES = 200  # what a waiting message takes beside its data, roughly
@@ -26,12 +26,12 @@ class _Bus:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.listeners: dict[tuple[str, str], set[MemoryBackend]] = {}  # by prefix and topic
+        self.listeners: dict[bytes, set[MemoryBackend]] = {}  # by channel
 
     def offer(self, prefix: str, topic: str, data: bytes) -> bool:
         """To all listeners, or to none of them where one is full."""
         with self.lock:  # until all have it: each sees a publisher's messages in order
-            listeners = self.listeners.get((prefix, topic), ())
+            listeners = self.listeners.get(channel_of(prefix, topic), ())
             if any(listener.is_full for listener in listeners):
                 return False
             for listener in list(listeners):
@@ -104,7 +104,7 @@ class MemoryBackend(Backend):
         bus = _bus()
         with bus.lock:
             for topic in topics:
-                bus.listeners.setdefault((self.prefix, topic), set()).add(self)
+                bus.listeners.setdefault(channel_of(self.prefix, topic), set()).add(self)
                 self._topics.add(topic)
 
     async def unsubscribe(self, topics: Collection[str]) -> None:
@@ -114,9 +114,10 @@ class MemoryBackend(Backend):
     def _forget(self, topics: Collection[str]) -> None:
         listeners = _bus().listeners
         for topic in self._topics.intersection(topics):
-            listeners[self.prefix, topic].discard(self)
-            if not listeners[self.prefix, topic]:
-                del listeners[self.prefix, topic]
+            channel = channel_of(self.prefix, topic)
+            listeners[channel].discard(self)
+            if not listeners[channel]:
+                del listeners[channel]
             self._topics.discard(topic)
 
     async def publish_many(self, messages: Sequence[tuple[str, bytes]]) -> None:
