@@ -14,6 +14,7 @@ from django.db import router
 from django.utils import timezone
 
 from django_ws.auth.login import Login
+from django_ws.session import ConnectionSession
 from django_ws.thread_caches import share_cache
 
 
@@ -32,7 +33,7 @@ class SessionLogin(Login):
 
     def __init__(self, user: Any, session: SessionBase) -> None:
         self.key = session.session_key or ""
-        self.store = type(session)
+        self.store = session.engine if isinstance(session, ConnectionSession) else type(session)
         super().__init__(user, owners=(session_owner(self.key),))
 
     @classmethod

@@ -22,7 +22,8 @@ class AuthMiddleware:
 
     The user is loaded with Django's own ``get_user``, in a thread: authentication backends,
     session hash and ``SECRET_KEY_FALLBACKS`` count as on a page. The handshake itself writes
-    nothing to the session; your code may, and saves with ``await self.request.session.asave()``.
+    nothing to the session. What your code reads in it is as old as the handshake, and what it
+    saves is merged, key by key, into what pages have saved meanwhile: ``ConnectionSession``.
     """
 
     def __init__(self, func: Callable[[WebSocketHandler], Awaitable[None]]) -> None:
@@ -49,6 +50,7 @@ class AuthMiddleware:
         # Not aget_user(): it passes over what a backend has in get_user() alone. Besides, session
         # and user are read in one thread, in one go.
         request.user = await sync_to_async(get_user)(cast(HttpRequest, reading))
+        request.session.pack()
         if request.user.is_authenticated:
             request.login = SessionLogin(request.user, request.session)
         await self.func(ws)

@@ -286,13 +286,17 @@ def test_hook_may_save_the_session(alice: User, url: str) -> None:
     assert client.session["colour"] == "green"
 
 
-def test_hook_may_save_a_new_session_of_an_anonymous_visitor() -> None:
-    with WebSocketClient("/who/") as ws:
+@pytest.mark.parametrize("url", ["/who/", "/sync/"])
+def test_hook_that_saves_the_session_of_an_anonymous_visitor_is_told(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No cookie could tell the browser of it."""
+    with WebSocketClient(url) as ws:
         ws.receive()
         ws.send("green")
-        key = ws.receive()
-    assert Session.objects.get().get_decoded() == {"colour": "green"}
-    assert [row["session_key"] for row in stored()] == [key]
+        assert ws.wait_closed() == 1011
+    assert "save(): the handshake brought no cookie of a session" in caplog.text
+    assert stored() == []
 
 
 # Projects without users or sessions
