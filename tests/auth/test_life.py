@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -368,7 +369,7 @@ async def test_a_flushed_session_is_found_in_time(
         client(Quiet, cookies=here.cookies) as ws,
         WebSocketClient(PATH, cookies=other.cookies) as stays_open,
     ):
-        store = the_handler().request.session.__class__
+        store = import_module(settings.SESSION_ENGINE).SessionStore
         await store(here.key).aflush()
         if engine == "signed_cookies":  # which knows nothing of the others
             await stays(ws)
