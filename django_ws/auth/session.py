@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Self
@@ -14,19 +13,12 @@ from django.db import Error, models, router
 from django.utils import timezone
 
 from django_ws.auth.login import Login, row_of, users_now
+from django_ws.auth.session_owner import session_owner
 from django_ws.auth.session_user import SessionUsers
 from django_ws.session import ConnectionSession
 from django_ws.thread_caches import share_cache
 
 Sessions = dict[str, tuple[dict[str, Any], float | None]]  # data, and the end where one is known
-
-
-def session_owner(session_key: str) -> str:
-    """What a log-out names to find the connections of a session.
-
-    Not the key, which would log in whoever reads it on its way through Redis.
-    """
-    return f"\0session:{hashlib.sha256(session_key.encode(errors='replace')).hexdigest()}"
 
 
 class SessionLogin(Login):

@@ -25,7 +25,7 @@ from pytest_django import Settings
 
 from django_ws import ConnectionClosed, WebSocketHandler
 from django_ws.auth import amake_ticket, make_ticket
-from django_ws.auth.session import session_owner
+from django_ws.auth.session_owner import session_owner
 from django_ws.pubsub import owners
 from django_ws.pubsub.hubs import running_hub
 from django_ws.testing import HandshakeRejected, WebSocketClient

@@ -22,8 +22,10 @@ from rest_framework.authtoken.models import Token
 
 from django_ws import ConnectionClosed, WebSocketHandler, adisconnect, user_topic
 from django_ws.auth.login import Login
-from django_ws.auth.session import SessionLogin, session_owner
-from django_ws.auth.signals import _publish, connect
+from django_ws.auth.orders import publish
+from django_ws.auth.session import SessionLogin
+from django_ws.auth.session_owner import session_owner
+from django_ws.auth.signals import connect
 from django_ws.auth.watch import watch_here
 from django_ws.pubsub.envelope import seal_disconnect
 from django_ws.pubsub.hubs import running_hub
@@ -119,7 +121,7 @@ async def test_an_asynchronous_log_out(alice: User) -> None:
 async def test_an_order_in_the_event_loop_of_the_sockets(alice: User) -> None:
     [here] = await sync_to_async(browsers)(alice)
     async with client(Quiet, cookies=here.cookies) as ws:
-        _publish(seal_disconnect(session_owner(here.key), 4401, "the log-in has ended"))
+        publish(seal_disconnect(session_owner(here.key), 4401, "the log-in has ended"))
         await ends(ws)
 
 
@@ -129,7 +131,7 @@ async def test_a_log_out_in_an_event_loop_without_a_hub(alice: User) -> None:
 
     def log_out() -> None:
         async def view() -> None:
-            _publish(seal_disconnect(session_owner(here.key), 4401, "the log-in has ended"))
+            publish(seal_disconnect(session_owner(here.key), 4401, "the log-in has ended"))
 
         asyncio.run(view())
 
