@@ -28,19 +28,25 @@ logger = logging.getLogger("django.ws")
 # test runner that empties tables ends with a semicolon, and is none of these.
 _DELETE = re.compile(r"DELETE (?:\S+ )?FROM (?P<table>\S+)(?: WHERE (?P<which>.+))?", re.DOTALL)
 
-_models: tuple[Any, ...] = ()
-
 
 def listen() -> None:
-    """From now on. Calling it again does nothing."""
-    global _models
-    from django.contrib.sessions.base_session import AbstractBaseSession  # once apps are ready
-
-    _models = tuple(each for each in apps.get_models() if issubclass(each, AbstractBaseSession))
-    if _models:
+    """From now on, where the site has sessions in a database. Calling it again does nothing."""
+    if _models():
         connection_created.connect(_look_at, dispatch_uid="django_ws.session_rows")
         for connection in connections.all(initialized_only=True):
             _look_at(connection=connection)
+
+
+def _models() -> list[Any]:
+    """Those whose own table has the keys: no proxies, and of a model and its child the first."""
+    from django.contrib.sessions.base_session import AbstractBaseSession  # once apps are ready
+
+    return [
+        model
+        for model in apps.get_models()
+        if issubclass(model, AbstractBaseSession)
+        and any(field.name == "session_key" for field in model._meta.local_fields)
+    ]
 
 
 def _look_at(*, connection: Any, **kwargs: Any) -> None:
@@ -66,7 +72,7 @@ def _deleted(sql: str, params: Any, context: dict[str, Any]) -> None:
     statement = _DELETE.fullmatch(sql)
     if statement is None or context["cursor"].rowcount == 0:
         return
-    for model in _models:
+    for model in _models():
         table = connection.ops.quote_name(model._meta.db_table)
         if statement["table"] == table:
             column = connection.ops.quote_name(model._meta.get_field("session_key").column)

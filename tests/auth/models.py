@@ -33,6 +33,13 @@ class OwnSession(AbstractBaseSession):
         return f"session of {self.account}"
 
 
+class ProxySession(OwnSession):
+    """Another view of the same rows."""
+
+    class Meta:
+        proxy = True
+
+
 class SessionStore(DatabaseStore):
     """The engine ``tests.auth.models``."""
 
