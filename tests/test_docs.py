@@ -265,15 +265,22 @@ class TestDocumentedLogIns:
         browser = Client()
         alice = await User.objects.acreate(username="alice")
         await browser.aforce_login(alice)
+        session = await browser.asession()
+        await session.aset("badge", "b1")
+        await session.asave()
         cookies = {"sessionid": browser.cookies["sessionid"].value}
-        headers = {"X-Badge": "b1"}
-        async with WebSocketClient("/documented/", cookies=cookies, headers=headers) as ws:
+        async with WebSocketClient("/documented/", cookies=cookies) as ws:
             await ws.receive_nothing()
             if ending == "revoked":
                 documented["revoked"].add("b1")
             else:
                 await sync_to_async(browser.logout)()
             assert await ws.wait_closed() == 4401
+        if ending == "revoked":
+            # Nothing that the client sends along gives it another badge.
+            forged = {"X-Badge": "b2"}
+            again = WebSocketClient("/documented/", cookies=cookies, headers=forged)
+            assert await status(again) == 401
 
     async def test_view_of_rest_framework_gives_tickets(
         self, serve: Any, settings: Settings
