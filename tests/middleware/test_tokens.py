@@ -469,6 +469,7 @@ def test_jwt_ends_the_login_at_exp_plus_leeway(alice: User, settings: Settings) 
         ({}, {"sub": "\0"}),
         ({"user_claim": "name"}, {}),
         ({"user_claim": "name", "user_field": "username"}, {"name": "Alice"}),
+        ({"user_claim": "name", "user_field": "username"}, {"name": "a\0b"}),
         ({"user_claim": "name", "user_field": "first_name"}, {"name": ""}),  # two of them
     ],
 )

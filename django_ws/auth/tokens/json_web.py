@@ -13,6 +13,7 @@ from django.core.exceptions import (
     ObjectDoesNotExist,
     ValidationError,
 )
+from django.db import DataError
 
 from django_ws import conf
 from django_ws.auth.login import Login
@@ -104,6 +105,6 @@ class JSONWebTokenAuthenticator:
             user = await self._users.aget(**{self._config.user_field: identity})
         except (ObjectDoesNotExist, MultipleObjectsReturned):
             return None
-        except (ValueError, TypeError, OverflowError, ValidationError):  # not of the field's type
-            return None
+        except (ValueError, TypeError, OverflowError, ValidationError, DataError):
+            return None  # not of the field's type, or nothing that the database can hold
         return user if user.is_active else None

@@ -6,12 +6,13 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.core.exceptions import ValidationError
+from django.db import DataError
 
 from django_ws.auth.login import Login
 from django_ws.auth.tokens.authenticator import library
 
 # What Python and Django raise for contents that nobody has thought of.
-_NOT_A_TOKEN = (ValueError, TypeError, OverflowError, RecursionError)
+_NOT_A_TOKEN = (ValueError, TypeError, OverflowError, RecursionError, DataError)
 
 PACKAGE = "djangorestframework-simplejwt"
 
