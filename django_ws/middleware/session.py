@@ -12,6 +12,7 @@ from django.contrib.sessions.backends.base import SessionBase
 from django_ws.auth.session import SessionLogin
 from django_ws.auth.session_user import user_in
 from django_ws.handler import WebSocketHandler
+from django_ws.session import ConnectionSession
 
 
 class AuthMiddleware:
@@ -45,8 +46,9 @@ class AuthMiddleware:
         request = ws.request
         # Not aget_user(): it passes over what a backend has in get_user() alone. Besides, session
         # and user are read in one thread, in one go.
-        request.user = await sync_to_async(user_in)(request.session)
-        request.session.pack()
+        request.user = await sync_to_async(user_in)(session := request.session)
+        if isinstance(session, ConnectionSession):  # and not one of a middleware further out
+            session.pack()
         if request.user.is_authenticated:
             request.login = SessionLogin(request.user, request.session)
         await self.func(ws)

@@ -466,3 +466,16 @@ async def test_when_the_socket_is_closed(
                 async with WebSocketClient(PATH, **site.options):
                     pass
             assert refused.value.status == 401
+
+
+@pytest.mark.parametrize("way", WAYS[:3], ids=lambda way: way.engine)
+async def test_who_comes_back_with_the_cookie_of_the_new_key_is_in_again(
+    way: Way, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    site = await sync_to_async(new_site)(way, settings, monkeypatch, tmp_path)
+    async with client(Quiet, middleware=way.middleware, **site.options) as ws:
+        await sync_to_async(visit("cycle"))(site)
+        assert await ws.wait_closed() == 4401
+        assert {"sessionid": site.key} != site.options["cookies"]
+        async with WebSocketClient(PATH, cookies={"sessionid": site.key}) as again:
+            await again.receive_nothing()

@@ -140,6 +140,21 @@ async def test_a_log_out_in_an_event_loop_without_a_hub(alice: User) -> None:
         await ends(ws)
 
 
+async def test_a_log_out_that_cannot_be_told_in_such_a_loop_is_logged(
+    fickle: type[FickleBackend],  # noqa: F811
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def log_out() -> None:
+        async def view() -> None:
+            publish(seal_disconnect(session_owner("a" * 32), 4401, "the log-in has ended"))
+
+        asyncio.run(view())  # which waits for its threads
+
+    fickle.is_down = True
+    await asyncio.to_thread(log_out)
+    assert "Sockets stay open until their log-in is checked again" in caplog.text
+
+
 async def test_the_log_out_of_nobody(alice: User) -> None:
     async with client(Quiet, user=alice) as ws:
         await sync_to_async(Client().logout)()
