@@ -201,11 +201,12 @@ class ConnectionSession(SessionBase):
     def _keep(self, read: Data, since: Changes) -> None:
         """From now on this is what was read, and those are the changes that are not saved."""
         self._read = pickle.dumps(read)
+        data = self._unpacked()  # an engine may keep the other one
         for key, value in self._session.items():  # a hook may hold these very objects
-            if key in read and not _differ(read[key], value):
-                read[key] = value
-        since.apply_to(read)
-        self._session_cache = read
+            if key in data and not _differ(data[key], value):
+                data[key] = value
+        since.apply_to(data)
+        self._session_cache = data
         self.modified = bool(since)
 
     # What the engine has now

@@ -51,7 +51,8 @@ def _models() -> list[Any]:
 
 def _look_at(*, connection: Any, **kwargs: Any) -> None:
     if _hear not in connection.execute_wrappers:
-        connection.execute_wrappers.append(_hear)
+        # First: what `with connection.execute_wrapper()` takes back, at its end, is the last.
+        connection.execute_wrappers.insert(0, _hear)
 
 
 def _hear(

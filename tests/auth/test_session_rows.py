@@ -258,6 +258,28 @@ def test_every_connection_is_heard_once(settings: Settings) -> None:
     assert connection.execute_wrappers.count(session_rows._hear) == 1
 
 
+def test_a_wrapper_of_the_sites_own_is_taken_back_though_it_opened_the_connection(
+    told: list[Any],
+) -> None:
+    """Django takes back the last one in the list, whichever that is."""
+    heard: list[str] = []
+
+    def own(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        heard.append(sql)
+        return execute(sql, params, many, context)
+
+    [key] = new_sessions(1)
+    connection.close()
+    connections["default"].execute_wrappers.clear()  # as of a thread that has not asked yet
+    with connection.execute_wrapper(own):
+        Session.objects.exists()
+    assert connection.execute_wrappers == [session_rows._hear]
+    assert heard
+    heard.clear()
+    SessionStore(key).delete()
+    assert (heard, told) == ([], [session_owner(key)])
+
+
 def test_a_site_without_sessions_in_the_database_is_left_alone(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
