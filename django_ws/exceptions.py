@@ -121,6 +121,14 @@ class StateError(WebSocketError, RuntimeError):
     """
 
 
+class SessionError(WebSocketError, RuntimeError):
+    """What was asked of a connection's session would need a cookie, which cannot be sent any more.
+
+    A session that is not saved on the server yet, or is kept in the cookie, cannot be saved; no
+    session can get a new key.
+    """
+
+
 class BroadcastError(WebSocketError):
     """A broadcast could not be handed to the backend, or a subscription was not confirmed.
 

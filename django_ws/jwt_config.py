@@ -12,7 +12,8 @@ class JWTConfig:
     """Which JSON Web Tokens are taken, and which user each stands for.
 
     ``user_claim`` is the claim that names the user, ``user_field`` the field of the user model
-    that it names; ``leeway`` (seconds) is how far clocks may differ.
+    that it names; ``leeway`` (seconds) is how far clocks may differ. Where ``close_at_expiry``
+    is False, a connection stays open beyond its token's ``exp``.
     """
 
     key: str | bytes = field(repr=False)
@@ -22,6 +23,7 @@ class JWTConfig:
     user_claim: str = "sub"
     user_field: str = "pk"
     leeway: float = 0.0
+    close_at_expiry: bool = True
 
 
 _KEYS = {each.name for each in fields(JWTConfig)}
@@ -47,6 +49,8 @@ def jwt_config(value: Any) -> JWTConfig | None:
     leeway = given.get("leeway", 0)
     if isinstance(leeway, bool) or not isinstance(leeway, int | float) or not 0 <= leeway < 1e9:
         raise ValueError("'leeway' is not a number of seconds")
+    if not isinstance(given.get("close_at_expiry", True), bool):
+        raise ValueError("'close_at_expiry' is neither True nor False")
     return JWTConfig(**given)
 
 

@@ -17,6 +17,7 @@ from django_ws import conf
 from django_ws.client_address import client_address
 from django_ws.hiding import report_filter, shown_query
 from django_ws.script_name import normal_script_name
+from django_ws.session import ConnectionSession, connection_session
 from django_ws.thread_caches import share_cache
 from django_ws.types import Login, Scope
 
@@ -87,13 +88,16 @@ class WebSocketRequest(ASGIRequest):
         return parse_cookie(b"; ".join(found).decode("latin-1")) if found else {}
 
     @cached_property
-    def session(self) -> SessionBase:  # type: ignore[override]
+    def session(self) -> ConnectionSession:  # type: ignore[override]
         """The session of the cookie, opened at its first use."""
         if self.session_store is None:
             raise AttributeError("this request has no session: AuthMiddleware gives it one")
-        session = self.session_store(self.COOKIES.get(settings.SESSION_COOKIE_NAME))
+        key = self.COOKIES.get(settings.SESSION_COOKIE_NAME)
+        if key is not None and not (key.isascii() and key.isprintable()):
+            key = None  # no engine makes such a key, and some databases raise for a NUL
+        session = self.session_store(key)
         share_cache(session)
-        return session
+        return connection_session(session)
 
     @property
     def _stream(self) -> io.BytesIO:  # type: ignore[override]  # a new one each time, since Django closes it

@@ -89,6 +89,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("WS_JWT", {**JWT, "leeway": -1}, "'leeway' is not a number"),
     ("WS_JWT", {**JWT, "leeway": True}, "'leeway' is not a number"),
     ("WS_JWT", {**JWT, "leeway": "5"}, "'leeway' is not a number"),
+    ("WS_JWT", {**JWT, "close_at_expiry": "no"}, "'close_at_expiry' is neither True nor False"),
+    ("WS_JWT", {**JWT, "close_at_expiry": None}, "'close_at_expiry' is neither True nor False"),
 ]
 
 RIGHT: list[tuple[str, Any, Any]] = [
@@ -122,6 +124,11 @@ RIGHT: list[tuple[str, Any, Any]] = [
         "WS_JWT",
         {**JWT, "audience": "us", "issuer": ["a", "b"], "user_field": "email", "leeway": 1.5},
         JWTConfig("very-hidden", ("HS256",), "us", ("a", "b"), user_field="email", leeway=1.5),
+    ),
+    (
+        "WS_JWT",
+        {**JWT, "close_at_expiry": False},
+        JWTConfig("very-hidden", ("HS256",), close_at_expiry=False),
     ),
     ("WS_BROADCAST", "rediss://a/1", {"default": BroadcastConfig(REDIS, "rediss://a/1", P, {})}),
     (

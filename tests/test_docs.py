@@ -17,7 +17,10 @@ from urllib.request import urlopen
 
 import pytest
 from asgiref.sync import sync_to_async
-from django.contrib.auth.models import User
+from django.apps import apps
+from django.contrib.auth.models import AnonymousUser, Permission, User
+from django.contrib.contenttypes.models import ContentType
+from django.db import connection
 from django.test import Client, RequestFactory
 from django.urls import clear_url_caches, path
 from pytest_django import Settings
@@ -25,11 +28,12 @@ from rest_framework.authentication import TokenAuthentication
 from rest_framework.authtoken.models import Token
 from rest_framework.response import Response
 from rest_framework.views import APIView
+from sesame.utils import get_token
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
 from django_ws import ConnectionClosed, WebSocketHandler, abroadcast
-from django_ws.auth import make_ticket
+from django_ws.auth import FirstMessageAuthMixin, LoginRequiredMixin, make_ticket
 from django_ws.exceptions import EncodeError, Reject
 from django_ws.middleware.chain import Chain
 from django_ws.testing import HandshakeRejected, WebSocketClient
@@ -37,6 +41,9 @@ from tests.e2e.servers import START_SECONDS, Lines
 
 ROOT = Path(__file__).parent.parent
 AUTH = ROOT / "docs" / "auth.md"
+BROADCASTS = ROOT / "docs" / "broadcasts.md"
+RECIPES = ROOT / "docs" / "recipes.md"
+THREADS = ROOT / "docs" / "threads.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -51,20 +58,43 @@ def all_blocks() -> Iterator[Any]:
             yield pytest.param(block, id=f"{page.name}-{number}")
 
 
+IN_AN_APP = "tests.auth.documented"  # as what it calls itself a block may define models
+
+
+def forget_models() -> None:
+    """A model that stayed known would be looked for whenever a user is deleted."""
+    models = apps.all_models["auth_tests"]
+    for name in [name for name, model in models.items() if model.__module__ == IN_AN_APP]:
+        del models[name]
+    apps.clear_cache()
+
+
+def block_with(page: Path, text: str) -> str:
+    [block] = [block for block in blocks(page) if text in block]
+    return block
+
+
 @pytest.fixture
-def mysite(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    """The module ``mysite.ws`` of the README's second step, for the blocks that import it."""
-    package, module = types.ModuleType("mysite"), types.ModuleType("mysite.ws")
-    monkeypatch.setitem(sys.modules, "mysite", package)
-    monkeypatch.setitem(sys.modules, "mysite.ws", module)
-    exec(blocks(PAGES[0])[1], module.__dict__)
-    return module
+def mysite(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
+    """``mysite.ws`` of the README's second step, and ``mysite.models`` of the recipes."""
+    names = ("mysite", "mysite.models", "mysite.ws")
+    modules = [types.ModuleType(name) for name in names]
+    for name, module in zip(names, modules, strict=True):
+        monkeypatch.setitem(sys.modules, name, module)
+    modules[1].__dict__["__name__"] = IN_AN_APP
+    exec(block_with(RECIPES, "class ApiKey("), modules[1].__dict__)
+    exec(blocks(PAGES[0])[1], modules[2].__dict__)
+    yield modules[2]
+    forget_models()
 
 
 @pytest.fixture
 def run(mysite: types.ModuleType) -> Any:
     def run_block(block: str) -> dict[str, Any]:
         namespace: dict[str, Any] = {"__name__": "documented"}
+        if "models.Model" in block:
+            forget_models()
+            namespace["__name__"] = IN_AN_APP
         exec(block, namespace)
         return namespace
 
@@ -235,15 +265,22 @@ class TestDocumentedLogIns:
         browser = Client()
         alice = await User.objects.acreate(username="alice")
         await browser.aforce_login(alice)
+        session = await browser.asession()
+        await session.aset("badge", "b1")
+        await session.asave()
         cookies = {"sessionid": browser.cookies["sessionid"].value}
-        headers = {"X-Badge": "b1"}
-        async with WebSocketClient("/documented/", cookies=cookies, headers=headers) as ws:
+        async with WebSocketClient("/documented/", cookies=cookies) as ws:
             await ws.receive_nothing()
             if ending == "revoked":
                 documented["revoked"].add("b1")
             else:
                 await sync_to_async(browser.logout)()
             assert await ws.wait_closed() == 4401
+        if ending == "revoked":
+            # Nothing that the client sends along gives it another badge.
+            forged = {"X-Badge": "b2"}
+            again = WebSocketClient("/documented/", cookies=cookies, headers=forged)
+            assert await status(again) == 401
 
     async def test_view_of_rest_framework_gives_tickets(
         self, serve: Any, settings: Settings
@@ -267,6 +304,249 @@ class TestDocumentedLogIns:
         url = f"/documented/?ticket={answer.data['ticket']}"
         async with WebSocketClient(url) as ws:
             assert await ws.receive() == "alice"
+
+
+async def status(client: WebSocketClient) -> int:
+    """101 where it opens, and the status of the refusal where it does not."""
+    try:
+        async with client:
+            return 101
+    except HandshakeRejected as refused:
+        return refused.status
+
+
+@pytest.fixture
+def table_of_keys(transactional_db: None, mysite: types.ModuleType) -> Iterator[Any]:
+    model = sys.modules["mysite.models"].__dict__["ApiKey"]
+    with connection.schema_editor() as editor:
+        editor.create_model(model)
+    yield model
+    with connection.schema_editor() as editor:
+        editor.delete_model(model)
+
+
+@pytest.mark.django_db(transaction=True)
+class TestDocumentedGuards:
+    """Of each block that guards something: who may gets in, and nobody else."""
+
+    @pytest.fixture
+    def api_keys(
+        self, table_of_keys: Any, run: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> dict[str, Any]:
+        documented: dict[str, Any] = run(block_with(RECIPES, "class ApiKeyMiddleware("))
+        module = types.ModuleType("documented_keys")
+        module.__dict__.update(documented)
+        monkeypatch.setitem(sys.modules, "documented_keys", module)
+        settings.WS_MIDDLEWARE = [
+            "django_ws.middleware.AuthMiddleware",
+            "documented_keys.ApiKeyMiddleware",
+        ]
+        return documented
+
+    async def test_api_key_itself_gets_in_and_nothing_else(
+        self, api_keys: dict[str, Any], table_of_keys: Any, serve: Any
+    ) -> None:
+        serve(type("Private", (LoginRequiredMixin, WebSocketHandler), {}))
+        alice = await User.objects.acreate(username="alice")
+        bob = await User.objects.acreate(username="bob")
+        key = await sync_to_async(table_of_keys.make)(alice)
+        other = await sync_to_async(table_of_keys.make)(bob)
+        row = await table_of_keys.objects.aget(user=alice)
+        prefix, _, secret = key.partition(".")
+        assert secret not in str(vars(row))
+
+        async def by(value: str) -> int:
+            headers = {"Authorization": f"ApiKey {value}"}
+            return await status(WebSocketClient("/documented/", headers=headers))
+
+        wrongs = [
+            "alice", str(alice.pk), prefix, f"{prefix}.", f".{secret}", secret, key[:-1], f"{key}A",
+            f"{prefix}.{row.secret_digest}", f"{prefix}.{other.partition('.')[2]}", f"{prefix}.%",
+            f"%.{secret}", "9" * 5000, f"{prefix}.{'x' * 5000}", ".", "' OR 1=1 --",
+        ]  # fmt: skip
+        assert [await by(wrong) for wrong in wrongs] == [401] * len(wrongs)
+        assert await status(WebSocketClient("/documented/")) == 401
+        assert await status(WebSocketClient("/documented/", headers={"X-Api-User": "alice"})) == 401
+        assert await by(key) == 101
+        subprotocols = [f"ApiKey.{key}"]
+        assert await status(WebSocketClient("/documented/", subprotocols=subprotocols)) == 101
+        await User.objects.filter(pk=alice.pk).aupdate(is_active=False)
+        assert await by(key) == 401
+
+    async def test_api_key_that_is_deleted_ends_its_sockets(
+        self, api_keys: dict[str, Any], table_of_keys: Any, serve: Any, settings: Settings
+    ) -> None:
+        settings.WS_AUTH_RECHECK = 0.05
+
+        class Who(WebSocketHandler):
+            async def on_open(self) -> None:
+                await self.send(self.request.user.get_username())
+
+        serve(Who)
+        keys = []
+        for name in ("alice", "bob"):
+            user = await User.objects.acreate(username=name)
+            keys.append(await sync_to_async(table_of_keys.make)(user))
+        clients = [
+            WebSocketClient("/documented/", headers={"Authorization": f"ApiKey {key}"})
+            for key in keys
+        ]
+        async with clients[0] as ws, clients[1] as other:
+            assert [await ws.receive(), await other.receive()] == ["alice", "bob"]
+            await table_of_keys.objects.filter(user__username="alice").adelete()
+            assert await ws.wait_closed() == 4401
+            await other.receive_nothing()
+
+    async def test_api_key_may_come_in_the_first_message(
+        self, api_keys: dict[str, Any], table_of_keys: Any, serve: Any
+    ) -> None:
+        names = {"first_message_authenticators": [api_keys["ApiKeyAuthenticator"]]}
+        serve(type("First", (FirstMessageAuthMixin, LoginRequiredMixin, WebSocketHandler), names))
+        alice = await User.objects.acreate(username="alice")
+        key = await sync_to_async(table_of_keys.make)(alice)
+        async with WebSocketClient("/documented/") as ws:
+            await ws.send({"key": f"{key}A"})
+            assert await ws.wait_closed() == 4401
+        async with WebSocketClient("/documented/") as ws:
+            await ws.send({"key": key})
+            await ws.receive_nothing()
+
+    @pytest.mark.parametrize(
+        ("page", "name"),
+        [
+            ("README.md", "RoomHandler"),
+            ("docs/auth.md", "NewsHandler"),
+            ("docs/broadcasts.md", "MembersHandler"),
+            ("docs/broadcasts.md", "InboxHandler"),
+            ("docs/broadcasts.md", "OrdersHandler"),
+        ],
+    )
+    async def test_handler_for_users_lets_nobody_else_in(
+        self, page: str, name: str, run: Any, serve: Any
+    ) -> None:
+        serve(class_in(page, name, run), "rooms/<str:room>/")
+        alice = await User.objects.acreate(username="alice")
+        assert await status(WebSocketClient("/rooms/lobby/")) == 401
+        forged = {"sessionid": "a" * 32}
+        assert await status(WebSocketClient("/rooms/lobby/", cookies=forged)) == 401
+        assert await status(WebSocketClient("/rooms/lobby/", user=alice)) == 101
+
+    async def test_orders_without_an_owner_are_shown_to_nobody(self, run: Any, serve: Any) -> None:
+        serve(class_in("docs/broadcasts.md", "OrdersHandler", run), "orders/")
+        alice = await User.objects.acreate(username="alice")
+        async with WebSocketClient("/orders/", user=alice) as ws:
+            await abroadcast("orders", {"owner": None})
+            await ws.receive_nothing()
+
+    @pytest.mark.parametrize(
+        ("page", "name", "permission"),
+        [
+            ("README.md", "OrdersHandler", "shop.view_order"),
+            ("docs/auth.md", "OrdersHandler", "shop.view_order"),
+            ("docs/auth.md", "StaffHandler", None),
+            ("docs/threads.md", "TransferHandler", "auth.change_user"),
+        ],
+    )
+    async def test_handler_for_some_users_lets_no_others_in(
+        self, page: str, name: str, permission: str | None, run: Any, serve: Any
+    ) -> None:
+        serve(class_in(page, name, run), "guarded/")
+        visitor = await User.objects.acreate(username="visitor")
+        allowed = await User.objects.acreate(username="allowed", is_staff=permission is None)
+        if permission is not None:
+            label, _, codename = permission.partition(".")
+            content = await ContentType.objects.aget(app_label="auth", model="user")
+            if label != "auth":
+                content = await ContentType.objects.acreate(app_label=label, model="order")
+            right, _ = await Permission.objects.aget_or_create(
+                codename=codename, content_type=content, defaults={"name": codename}
+            )
+            await allowed.user_permissions.aadd(right)
+        assert await status(WebSocketClient("/guarded/")) == 401
+        assert await status(WebSocketClient("/guarded/", user=visitor)) == 403
+        assert await status(WebSocketClient("/guarded/", user=allowed)) == 101
+
+    async def test_topics_with_a_permission_of_their_own_are_joined_by_no_others(
+        self, run: Any, serve: Any
+    ) -> None:
+        joined: list[str] = []
+
+        class Orders(class_in("docs/auth.md", "OrdersHandler", run)):  # type: ignore[misc]
+            async def on_message(self, message: str) -> None:
+                await self.subscribe(message)
+                joined.append(message)
+
+        serve(Orders)
+        content = await ContentType.objects.acreate(app_label="shop", model="order")
+        users = [await User.objects.acreate(username=name) for name in ("alice", "bob")]
+        for codename, of in (("view_order", users), ("view_secret_order", users[1:])):
+            right = await Permission.objects.acreate(
+                codename=codename, name=codename, content_type=content
+            )
+            for user in of:
+                await user.user_permissions.aadd(right)
+        for user, topic, code in (
+            (users[0], "orders", None),
+            (users[0], "orders:secret:1", 4403),
+            (users[0], "another", 4403),
+            (users[1], "orders:secret:1", None),
+            (users[1], "another", 4403),
+        ):
+            joined.clear()
+            async with WebSocketClient("/documented/", user=user) as ws:
+                await ws.send(topic)
+                if code is None:
+                    await ws.receive_nothing()
+                    assert joined == [topic]
+                else:
+                    assert await ws.wait_closed() == code
+                    assert joined == []
+
+    async def test_prices_open_for_a_ticket_or_a_token_of_sesame_alone(
+        self, run: Any, serve: Any, settings: Settings
+    ) -> None:
+        settings.AUTHENTICATION_BACKENDS = [
+            "django.contrib.auth.backends.ModelBackend", "sesame.backends.ModelBackend",
+        ]  # fmt: skip
+        serve(class_in("docs/auth.md", "PricesHandler", run))
+        alice = await User.objects.acreate(username="alice")
+        request = RequestFactory().get("/")
+        request.user = alice
+        ticket = make_ticket(request)
+        rights: list[Any] = [get_token(alice), {"token": get_token(alice)}, {"ticket": ticket}]
+        for right in rights:
+            async with WebSocketClient("/documented/") as ws:
+                await ws.send(right)
+                assert await ws.receive() == {"hello": "alice"}
+        wrongs: list[Any] = [
+            "alice", {"token": "alice"}, {"user": "alice"}, {"ticket": ticket}, {"token": ticket},
+            {"ticket": get_token(alice)}, None, [], {"token": f"{get_token(alice)}A"},
+        ]  # fmt: skip
+        for wrong in wrongs:
+            async with WebSocketClient("/documented/") as ws:
+                await ws.send(wrong)
+                assert await ws.wait_closed() == 4401, wrong
+
+    @pytest.mark.parametrize("logged_in", [False, True])
+    def test_view_gives_tickets_to_users_alone(self, logged_in: bool, run: Any) -> None:
+        view = run(block_with(AUTH, "def ticket("))["ticket"]
+        request = RequestFactory().get("/ticket/")
+        alice = User.objects.create(username="alice")
+        request.user = alice if logged_in else AnonymousUser()
+        answer = view(request)
+        assert answer.status_code == (200 if logged_in else 302)
+        assert (b"ticket" in answer.content) is logged_in
+
+    async def test_middleware_of_the_readme_refuses_who_asks_for_it(
+        self, run: Any, serve: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        module = types.ModuleType("documented_timing")
+        module.__dict__.update(run(block_with(PAGES[0], "class TimingMiddleware")))
+        monkeypatch.setitem(sys.modules, "documented_timing", module)
+        settings.WS_MIDDLEWARE = ["documented_timing.TimingMiddleware"]
+        serve(type("Quiet", (WebSocketHandler,), {}))
+        assert await status(WebSocketClient("/documented/?closed=1")) == 403
+        assert await status(WebSocketClient("/documented/")) == 101
 
 
 @pytest.mark.parametrize("offered", [["chat"], ["chat", "Token.{}"]])

@@ -9,9 +9,9 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.dispatch import receiver
 
-from django_ws.auth.login import Login
 from django_ws.auth.tokens.authenticator import Authenticator, Secret, authenticate
 from django_ws.handler import WebSocketHandler
+from django_ws.types import Login
 
 _built: dict[type[Authenticator], Authenticator] = {}
 

@@ -13,6 +13,8 @@ from django.db import models, router
 from django_ws.auth.watch import Watch, watch_here
 from django_ws.pubsub.topics import user_topic
 
+UserRows = dict[tuple[Any, Any], Any]  # by class and primary key
+
 
 class Login:
     """The log-in of one connection: the user, and until when it holds.
@@ -29,6 +31,7 @@ class Login:
         "_watch",
         "end",
         "expires_at",
+        "failure",
         "owners",
         "user",
     )
@@ -46,6 +49,7 @@ class Login:
         self._timer: asyncio.TimerHandle | None = None
         self._watch: Watch | None = None
         self.end: Callable[[], None] = _nothing
+        self.failure: Exception | None = None  # why ``ended`` could not tell of this one alone
 
     @classmethod
     async def ended(cls, logins: Sequence[Self]) -> Collection[Self]:
@@ -54,16 +58,24 @@ class Login:
         By default: it has expired; the user is deleted, was made inactive, or has a new
         password. What it raises is logged, and the log-ins stay until the next check.
         """
-        now = time.time()
-        users = await _users_now([login.user for login in logins])
-        return [login for login in logins if login._has_ended(now, users)]
+        # All in one go: making many objects would hold up the event loop.
+        return await sync_to_async(cls._ended_by_now)(logins)
 
-    def _has_ended(self, now: float, users: dict[tuple[Any, Any], Any]) -> bool:
+    @classmethod
+    def _ended_by_now(cls, logins: Sequence[Self]) -> set[Self]:
+        return cls._ended_users(logins, users_now([login.user for login in logins]))
+
+    @classmethod
+    def _ended_users(cls, logins: Sequence[Self], users: UserRows) -> set[Self]:
+        now = time.time()
+        return {login for login in logins if login._has_ended(now, users)}
+
+    def _has_ended(self, now: float, users: UserRows) -> bool:
         if self.expires_at is not None and self.expires_at <= now:
             return True
         if not isinstance(self.user, models.Model):
             return False
-        user = users.get((self.user.__class__, self.user.pk))
+        user = row_of(self.user, users)
         return (
             user is None
             or (self._was_active and not getattr(user, "is_active", True))
@@ -111,9 +123,8 @@ def own_topic(user: Any) -> tuple[str, ...]:
     return (user_topic(user),) if getattr(user, "pk", None) is not None else ()
 
 
-@sync_to_async  # all in one go: making many objects would hold up the event loop
-def _users_now(users: Sequence[Any]) -> dict[tuple[Any, Any], Any]:
-    """The rows of these users, as they are now, by class and primary key.
+def users_now(users: Sequence[Any]) -> UserRows:
+    """The rows of these users, as they are now. Blocks.
 
     From the database where they are written: a copy of it may not have what was just saved.
     """
@@ -128,3 +139,8 @@ def _users_now(users: Sequence[Any]) -> dict[tuple[Any, Any], Any]:
         for row in model._default_manager.using(database).filter(pk__in=keys):
             found[model, row.pk] = row
     return found
+
+
+def row_of(user: Any, users: UserRows) -> Any:
+    """None where there is none."""
+    return users.get((user.__class__, user.pk))

@@ -26,7 +26,12 @@ Waiter = asyncio.Future[bool] | None
 
 
 class Watched(Protocol):
-    """A log-in, as the watch sees it."""
+    """A log-in, as the watch sees it.
+
+    ``failure`` is why ``ended`` could not tell of this one, though of the others.
+    """
+
+    failure: Exception | None
 
     def end(self) -> None: ...
 
@@ -123,6 +128,10 @@ class Looks:
 
     def _answer(self, ended: Container[Watched], due: dict[Watched, Waiter]) -> None:
         for login, waiter in due.items():
+            failure, login.failure = login.failure, None
+            if failure is not None:
+                self._failed(without_frames(failure), {login: waiter})
+                continue
             holds = login not in ended
             if waiter is not None:
                 if not waiter.done():  # who waited may have been cancelled

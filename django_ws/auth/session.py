@@ -1,79 +1,96 @@
-"""The log-in by Django's session: it ends with the session."""
+"""The log-in by Django's session: it ends with the session, and with its user on any page."""
 
 from __future__ import annotations
 
-import hashlib
+import random
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Self
 
-from asgiref.sync import sync_to_async
 from django.contrib.auth import SESSION_KEY
-from django.contrib.sessions.backends import cache, db, signed_cookies
+from django.contrib.sessions.backends import cache, db
 from django.contrib.sessions.backends.base import SessionBase
-from django.db import router
+from django.db import Error, models, router
 from django.utils import timezone
 
-from django_ws.auth.login import Login
+from django_ws.auth.login import Login, row_of, users_now
+from django_ws.auth.session_owner import session_owner
+from django_ws.auth.session_user import SessionUsers
+from django_ws.session import ConnectionSession
 from django_ws.thread_caches import share_cache
 
-
-def session_owner(session_key: str) -> str:
-    """What a log-out names to find the connections of a session.
-
-    Not the key, which would log in whoever reads it on its way through Redis.
-    """
-    return f"\0session:{hashlib.sha256(session_key.encode()).hexdigest()}"
+Sessions = dict[str, tuple[dict[str, Any], float | None]]  # data, and the end where one is known
 
 
 class SessionLogin(Login):
-    """Ends when the session is flushed, has expired, or belongs to somebody else."""
+    """Ends when the session is flushed, has expired, or belongs to somebody else; and when a
+    page would not know its user any more: the session's hash is another one, or the backend
+    refuses the user.
+    """
 
     __slots__ = ("key", "store")
 
     def __init__(self, user: Any, session: SessionBase) -> None:
         self.key = session.session_key or ""
-        self.store = type(session)
+        self.store = session.engine if isinstance(session, ConnectionSession) else type(session)
         super().__init__(user, owners=(session_owner(self.key),))
 
     @classmethod
-    async def ended(cls, logins: Sequence[Self]) -> Collection[Self]:
-        ended = set(await super().ended(logins))
+    def _ended_by_now(cls, logins: Sequence[Self]) -> set[Self]:
+        users = users_now([login.user for login in logins])
+        for login in logins:
+            login.expires_at = None  # the session is looked at again: it may have been prolonged
+        ended = cls._ended_users(logins, users)
         by_store: dict[type[SessionBase], list[Self]] = {}
         for login in logins:
             if login not in ended:
                 by_store.setdefault(login.store, []).append(login)
+        session_users = SessionUsers()
         for store, of_store in by_store.items():
-            sessions = await _sessions(store, {login.key for login in of_store})
-            ended.update(login for login in of_store if not login._is_in(sessions))
+            sessions = _sessions(store, {login.key for login in of_store})
+            random.shuffle(of_store)  # where there is no time for all, others come first next time
+            for login in of_store:
+                data, login.expires_at = sessions.get(login.key, ({}, None))
+                try:
+                    if not (
+                        data.get(SESSION_KEY) == key_in_session(login.user)
+                        and session_users.is_known(data, row_of(login.user, users))
+                    ):
+                        ended.add(login)
+                except Error:
+                    raise  # the database is away, for all of them
+                except Exception as error:  # of a backend, which refuses nobody else by it
+                    login.failure = error
         return ended
 
-    def _has_ended(self, now: float, users: dict[tuple[Any, Any], Any]) -> bool:
-        self.expires_at = None  # the session is looked at anew: it may have been prolonged
-        return super()._has_ended(now, users)
 
-    def _is_in(self, sessions: dict[str, tuple[dict[str, Any], float | None]]) -> bool:
-        data, self.expires_at = sessions.get(self.key, ({}, None))
-        return data.get(SESSION_KEY) == str(self.user.pk)
+def key_in_session(user: Any) -> str:
+    """What Django's ``login()`` writes into the session for this user."""
+    if not isinstance(user, models.Model):
+        return str(user.pk)
+    return str(user._meta.pk.value_to_string(user))
 
 
-async def _sessions(
-    store: type[SessionBase], keys: Collection[str]
-) -> dict[str, tuple[dict[str, Any], float | None]]:
-    """The data and the end (None where the engine tells none) of the sessions that are valid."""
+def _sessions(store: type[SessionBase], keys: Collection[str]) -> Sessions:
+    """Those of the sessions that are valid. Blocks."""
     if issubclass(store, db.SessionStore):  # cached_db, too: the database has the last word
-        return await _in_database(store, keys)
+        return _in_database(store, keys)
     if issubclass(store, cache.SessionStore):
-        return await _in_cache(store, keys)
-    if issubclass(store, signed_cookies.SessionStore):
-        # The key is the signed data: there is nothing on the server that could have ended.
-        return {key: (store(key).load(), None) for key in keys}
-    return {key: (await store(key).aload(), None) for key in keys}
+        return _in_cache(store, keys)
+    # With signed cookies the key is the signed data: nothing on the server could have ended.
+    return {key: (_load(store(key)), None) for key in keys}
 
 
-@sync_to_async  # all in one go: decoding many would hold up the event loop
-def _in_database(
-    store: type[db.SessionStore], keys: Collection[str]
-) -> dict[str, tuple[dict[str, Any], float | None]]:
+def _load(session: SessionBase) -> dict[str, Any]:
+    # Some engines make a new session in the place of one that is no more.
+    vars(session)["create"] = _do_nothing
+    data: dict[str, Any] = session.load()
+    return data
+
+
+def _do_nothing() -> None: ...
+
+
+def _in_database(store: type[db.SessionStore], keys: Collection[str]) -> Sessions:
     model = store.get_model_class()
     rows = model.objects.using(router.db_for_write(model)).filter(
         session_key__in=keys, expire_date__gt=timezone.now()
@@ -84,10 +101,7 @@ def _in_database(
     }
 
 
-@sync_to_async
-def _in_cache(
-    store: type[cache.SessionStore], keys: Iterable[str]
-) -> dict[str, tuple[dict[str, Any], float | None]]:
+def _in_cache(store: type[cache.SessionStore], keys: Iterable[str]) -> Sessions:
     prefix, any_of_them = store.cache_key_prefix, store()
     share_cache(any_of_them)
     found = any_of_them._cache.get_many(  # type: ignore[attr-defined]

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import Any
 
 from django.apps import apps
+from django.conf import settings
 from django.contrib.auth import get_user_model
-from django.contrib.auth.signals import user_logged_out
+from django.contrib.auth.signals import user_logged_in, user_logged_out
 from django.core.signals import setting_changed
-from django.db import router, transaction
+from django.db import router
 from django.db.models import Model
 from django.db.models.signals import post_delete, post_save
 from django.dispatch import receiver
 
-from django_ws.auth.session import session_owner
+from django_ws.auth import session_rows
+from django_ws.auth.orders import order_on_commit
+from django_ws.auth.session_owner import session_owner
 from django_ws.close_codes import CloseCode
-from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.envelope import seal_check, seal_disconnect
-from django_ws.pubsub.hubs import DEFAULT, publisher_of, running_hub
-from django_ws.pubsub.topics import CONTROL_TOPIC, user_topic
+from django_ws.pubsub.topics import user_topic
 
 logger = logging.getLogger("django.ws")
 
@@ -32,6 +32,7 @@ def connect() -> None:
     if not apps.is_installed("django.contrib.auth"):
         return
     user_logged_out.connect(_logged_out, dispatch_uid="django_ws")
+    user_logged_in.connect(_logged_in, dispatch_uid="django_ws")
     # Sender by sender: a receiver of every deletion would make Django load whatever the site
     # deletes, row by row.
     for model in _models_like(get_user_model()):
@@ -42,6 +43,7 @@ def connect() -> None:
 
         for model in _models_like(Token):
             post_delete.connect(_token_deleted, sender=model, dispatch_uid="django_ws")
+    session_rows.listen()
 
 
 @receiver(setting_changed)
@@ -57,15 +59,30 @@ def _models_like(model: type[Model]) -> list[type[Model]]:
 
 def _logged_out(*, request: Any, user: Any, **kwargs: Any) -> None:
     # Sent before the session is flushed; hubs remember that it has ended.
-    key = getattr(getattr(request, "session", None), "session_key", None)
-    if key:
+    _session_ended(getattr(getattr(request, "session", None), "session_key", None), user)
+
+
+def _logged_in(*, request: Any, user: Any, **kwargs: Any) -> None:
+    """Whoever was logged in by the browser's cookie until now is not any more.
+
+    Django has given the session another key, unless the same user has logged in again.
+    """
+    session = getattr(request, "session", None)
+    key = getattr(request, "COOKIES", {}).get(settings.SESSION_COOKIE_NAME)
+    if session is not None and key != getattr(session, "session_key", None):
+        _session_ended(key, user)
+
+
+def _session_ended(key: str | None, user: Any) -> None:
+    if not key:
+        return
+    try:
         order = seal_disconnect(session_owner(key), CloseCode.LOGIN_ENDED, "the log-in has ended")
         # Not type(), for it may be a lazy object; None where nobody has looked who it is.
         model = get_user_model() if user is None else user.__class__
-        try:
-            _order_on_commit(order, router.db_for_write(model, instance=user))
-        except Exception:  # the user must get out all the same
-            logger.exception("Sockets stay open until their log-in is checked again")
+        order_on_commit(order, router.db_for_write(model, instance=user))
+    except Exception:  # the user must get in, or out, all the same
+        logger.exception("Sockets stay open until their log-in is checked again")
 
 
 def _saved(
@@ -77,34 +94,12 @@ def _saved(
     **kwargs: Any,
 ) -> None:
     if not created and (update_fields is None or DECISIVE & update_fields):
-        _order_on_commit(seal_check(user_topic(instance)), using)
+        order_on_commit(seal_check(user_topic(instance)), using)
 
 
 def _deleted(*, instance: Model, using: str, **kwargs: Any) -> None:
-    _order_on_commit(seal_check(user_topic(instance)), using)
+    order_on_commit(seal_check(user_topic(instance)), using)
 
 
 def _token_deleted(*, instance: Any, using: str, **kwargs: Any) -> None:
-    _order_on_commit(seal_check(user_topic(instance.user)), using)
-
-
-def _order_on_commit(order: bytes, using: str) -> None:
-    """When it is certain, and so that who looks then finds it."""
-    transaction.on_commit(lambda: _publish(order), using=using, robust=True)
-
-
-def _publish(order: bytes) -> None:
-    messages = [(CONTROL_TOPIC, order)]
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        try:
-            publisher_of(DEFAULT).publish(messages)
-        except BroadcastError as error:
-            logger.error("Sockets stay open until their log-in is checked again: %s", error)
-        return
-    hub = running_hub(DEFAULT)
-    if hub is not None:
-        hub.outbox.put(messages)
-    else:
-        loop.run_in_executor(None, publisher_of(DEFAULT).publish, messages)
+    order_on_commit(seal_check(user_topic(instance.user)), using)

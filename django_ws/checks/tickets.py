@@ -18,7 +18,8 @@ from django_ws.middleware import TicketAuthMiddleware
 def check_tickets(**kwargs: Any) -> Iterator[CheckMessage]:
     if _takes_tickets() and not is_sharp() and not settings.DEBUG:
         yield Warning(
-            "CACHES['default']: with this cache two processes may take the same ticket.",
+            "CACHES['default']: with this cache two processes may take the same ticket, or refuse "
+            "what the other has given.",
             hint="Use a cache that all processes share and that adds atomically: Redis, "
             "Memcached or the database. With one process and local memory, silence this check.",
             id="django_ws.W011",

@@ -1,6 +1,7 @@
 """The middleware that ships with django_ws, by the names that ``WS_MIDDLEWARE`` lists."""
 
 from django_ws.middleware.session import AuthMiddleware
+from django_ws.middleware.token import TokenMiddleware
 from django_ws.middleware.tokens import (
     JWTAuthMiddleware,
     SesameAuthMiddleware,
@@ -14,4 +15,5 @@ __all__ = [
     "SesameAuthMiddleware",
     "TicketAuthMiddleware",
     "TokenAuthMiddleware",
+    "TokenMiddleware",
 ]

@@ -11,6 +11,7 @@ from django.dispatch import receiver
 from django.utils.module_loading import import_string
 
 from django_ws import conf
+from django_ws.auth.joint_login import JointLogin
 from django_ws.auth.login import Login
 from django_ws.handler import WebSocketHandler
 from django_ws.limits import limits
@@ -53,10 +54,12 @@ def build(paths: tuple[str, ...]) -> Chain:
 def run(ws: WebSocketHandler) -> Awaitable[None]:
     """The innermost of every chain: a route to an ASGI application has a ``_run`` of its own."""
     request = ws.request
-    if request.login is None:
-        user = getattr(request, "user", None)
-        if getattr(user, "is_authenticated", False):  # a middleware of the user's has set it
+    login, user = request.login, getattr(request, "user", None)
+    if getattr(user, "is_authenticated", False):
+        if login is None:  # a middleware of the site's has set the user
             request.login = Login(user)
+        elif login.user != user:  # and made somebody else of the one who had logged in
+            request.login = JointLogin(login, Login(user))
     limits.admit(ws._connection, request)
     return ws._run()  # which ends at once where that has refused
 

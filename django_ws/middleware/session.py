@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from importlib import import_module
-from types import SimpleNamespace
-from typing import Any, cast
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
-from django.contrib.auth import get_user
 from django.contrib.sessions.backends.base import SessionBase
-from django.http import HttpRequest
 
 from django_ws.auth.session import SessionLogin
+from django_ws.auth.session_user import user_in
 from django_ws.handler import WebSocketHandler
+from django_ws.session import ConnectionSession
 
 
 class AuthMiddleware:
@@ -22,7 +20,8 @@ class AuthMiddleware:
 
     The user is loaded with Django's own ``get_user``, in a thread: authentication backends,
     session hash and ``SECRET_KEY_FALLBACKS`` count as on a page. The handshake itself writes
-    nothing to the session; your code may, and saves with ``await self.request.session.asave()``.
+    nothing to the session. What your code reads in it is as old as the handshake, and what it
+    saves is merged, key by key, into what pages have saved meanwhile: ``ConnectionSession``.
     """
 
     def __init__(self, func: Callable[[WebSocketHandler], Awaitable[None]]) -> None:
@@ -44,33 +43,12 @@ class AuthMiddleware:
         return self.func(ws)
 
     async def _with_user_of_session(self, ws: WebSocketHandler) -> None:
-        reading = SimpleNamespace(session=_ReadOnlySession(ws.request.session))
         request = ws.request
         # Not aget_user(): it passes over what a backend has in get_user() alone. Besides, session
         # and user are read in one thread, in one go.
-        request.user = await sync_to_async(get_user)(cast(HttpRequest, reading))
+        request.user = await sync_to_async(user_in)(session := request.session)
+        if isinstance(session, ConnectionSession):  # and not one of a middleware further out
+            session.pack()
         if request.user.is_authenticated:
             request.login = SessionLogin(request.user, request.session)
         await self.func(ws)
-
-
-class _ReadOnlySession:
-    """A session as ``get_user`` needs it, whose writes do nothing.
-
-    ``get_user`` rotates a session whose hash was made with a fallback key and flushes one
-    whose hash is wrong. A handshake can send no new cookie back, so that would log the user
-    out of the site.
-    """
-
-    def __init__(self, session: SessionBase) -> None:
-        self._session = session
-        self.get = session.get
-
-    def __getitem__(self, key: str) -> Any:
-        return self._session[key]
-
-    def __setitem__(self, key: str, value: Any) -> None: ...
-
-    def cycle_key(self) -> None: ...
-
-    def flush(self) -> None: ...

@@ -37,16 +37,18 @@ class JWTAuthMiddleware(TokenMiddleware):
     """JSON Web Tokens: ``Authorization: Bearer <jwt>``, the subprotocol ``Bearer.<jwt>``.
 
     Validated by PyJWT where ``WS_JWT`` is set, otherwise by djangorestframework-simplejwt and
-    its own settings.
+    its own settings. With ``close_at_expiry = False``, in a subclass or in ``WS_JWT``, open
+    connections outlive the token's ``exp``.
     """
 
     keyword = "Bearer"
+    close_at_expiry: bool | None = None  # as WS_JWT says; True where that says nothing
 
     def build_authenticator(self) -> Authenticator:
         if conf.get().ws_jwt is not None:
-            return JSONWebTokenAuthenticator()
+            return JSONWebTokenAuthenticator(self.close_at_expiry)
         if find_spec("rest_framework_simplejwt") is not None:
-            return SimpleJWTAuthenticator()
+            return SimpleJWTAuthenticator(self.close_at_expiry is not False)
         raise ImproperlyConfigured(
             "JWTAuthMiddleware: neither is WS_JWT set nor djangorestframework-simplejwt "
             "installed. Set WS_JWT to a dict such as {'key': ..., 'algorithms': ['ES256']} and "

@@ -10,6 +10,7 @@ from django_ws.types import Subscriber
 
 REMEMBERED_SECONDS = 60.0  # longer than a ticket lives, and than a handshake takes
 _ONE_LOG_IN = CONTROL_TOPIC[0]  # how the name of one begins: a user's topic never does
+EVERYBODY = f"{_ONE_LOG_IN}everybody"  # stands for all of them
 
 
 class Owners:
@@ -46,6 +47,8 @@ class Owners:
             self._ended[owner] = self._loop.time() + REMEMBERED_SECONDS
 
     def of(self, owner: str) -> set[Subscriber]:
+        if owner == EVERYBODY:
+            return self.everybody()
         return self._connections.get(owner, set())
 
     def everybody(self) -> set[Subscriber]:

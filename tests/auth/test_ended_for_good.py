@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import Permission, User
 from django.contrib.auth.signals import user_logged_out
+from django.contrib.sessions.backends import cache, cached_db, file
 from django.contrib.sessions.models import Session
+from django.core.cache import caches
 from django.db import connection
 from django.db.models.signals import post_delete
 from django.test import Client, RequestFactory
 from django.test.utils import CaptureQueriesContext
 from django.utils.functional import SimpleLazyObject
+from django.utils.timezone import now
 from pytest_django import Settings
 
 from django_ws import ConnectionClosed, WebSocketHandler
 from django_ws.auth import amake_ticket, make_ticket
-from django_ws.auth.session import session_owner
+from django_ws.auth.session_owner import session_owner
 from django_ws.pubsub import owners
 from django_ws.pubsub.hubs import running_hub
 from django_ws.testing import HandshakeRejected, WebSocketClient
-from tests.asgi_peer import PATH, client, until
+from tests.asgi_peer import PATH, client, route, the_handler, until
 from tests.pubsub.fickle import FickleBackend, fickle  # noqa: F401  (a fixture)
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -49,6 +54,19 @@ def browser_of(user: User) -> Client:
 
 def cookies_of(browser: Client) -> dict[str, str]:
     return {"sessionid": browser.cookies["sessionid"].value}
+
+
+ENGINES = ["db", "cached_db", "cache", "file"]
+
+
+@sync_to_async
+def gone_without_a_word(key: str) -> None:
+    """Nobody is told, and no signal is sent."""
+    for prefix in (cache.KEY_PREFIX, cached_db.KEY_PREFIX):
+        caches["default"].delete(f"{prefix}{key}")
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM django_session;")
+    file.SessionStore(key).delete()
 
 
 def request_of(browser: Client, user: User) -> Any:
@@ -148,9 +166,61 @@ async def test_the_socket_of_a_ticket_ends_when_its_session_would(
     request = await sync_to_async(request_of)(browser, alice)
     request.auser = alice_again
     await request.session.aset_expiry(3)
+    await request.session.asave()
     ticket = await amake_ticket(request)
     async with client(Quiet, at=f"{PATH}?ticket={ticket}") as ws:
         await ends(ws)
+
+
+async def test_a_ticket_does_not_outlive_its_session_where_nobody_remembers_its_end(
+    alice: User, settings: Settings
+) -> None:
+    """As in a process that was started after the log-out."""
+    settings.WS_MIDDLEWARE = TICKETS
+    browser = await sync_to_async(browser_of)(alice)
+    request = await sync_to_async(request_of)(browser, alice)
+    ticket = await sync_to_async(make_ticket)(request)
+    await sync_to_async(browser.logout)()
+    assert running_hub("default") is None
+    with route(Quiet):
+        assert await refused(f"{PATH}?ticket={ticket}") == 401
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_the_socket_of_a_ticket_ends_with_a_session_that_is_gone_without_a_word(
+    engine: str, alice: User, settings: Settings, tmp_path: Path
+) -> None:
+    """As where Redis was away during the log-out."""
+    settings.SESSION_ENGINE = f"django.contrib.sessions.backends.{engine}"
+    settings.SESSION_FILE_PATH = str(tmp_path)
+    settings.WS_MIDDLEWARE = TICKETS
+    browser = await sync_to_async(browser_of)(alice)
+    request = await sync_to_async(request_of)(browser, alice)
+    ticket, too_late = [await sync_to_async(make_ticket)(request) for _ in range(2)]
+    async with client(Quiet, at=f"{PATH}?ticket={ticket}") as ws:
+        await ws.receive_nothing()
+        await gone_without_a_word(cookies_of(browser)["sessionid"])
+        the_handler().request.login.check()
+        await ends(ws)
+        assert await refused(f"{PATH}?ticket={too_late}") == 401
+
+
+async def test_the_socket_of_a_ticket_goes_on_with_a_session_that_is_prolonged(
+    alice: User, settings: Settings
+) -> None:
+    settings.WS_MIDDLEWARE = TICKETS
+    browser = await sync_to_async(browser_of)(alice)
+    request = await sync_to_async(request_of)(browser, alice)
+    await request.session.aset_expiry(60)
+    await request.session.asave()
+    ticket = await sync_to_async(make_ticket)(request)
+    async with client(Quiet, at=f"{PATH}?ticket={ticket}"):
+        login = the_handler().request.login
+        before = login.expires_at
+        await Session.objects.aupdate(expire_date=now() + timedelta(days=1))
+        login.check()
+        await until(lambda: login.expires_at not in (None, before))
+        assert login.expires_at - before > 80_000
 
 
 # Orders before anybody hears them

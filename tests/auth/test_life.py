@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -21,8 +22,10 @@ from rest_framework.authtoken.models import Token
 
 from django_ws import ConnectionClosed, WebSocketHandler, adisconnect, user_topic
 from django_ws.auth.login import Login
-from django_ws.auth.session import SessionLogin, session_owner
-from django_ws.auth.signals import _publish, connect
+from django_ws.auth.orders import publish
+from django_ws.auth.session import SessionLogin
+from django_ws.auth.session_owner import session_owner
+from django_ws.auth.signals import connect
 from django_ws.auth.watch import watch_here
 from django_ws.pubsub.envelope import seal_disconnect
 from django_ws.pubsub.hubs import running_hub
@@ -118,7 +121,7 @@ async def test_an_asynchronous_log_out(alice: User) -> None:
 async def test_an_order_in_the_event_loop_of_the_sockets(alice: User) -> None:
     [here] = await sync_to_async(browsers)(alice)
     async with client(Quiet, cookies=here.cookies) as ws:
-        _publish(seal_disconnect(session_owner(here.key), 4401, "the log-in has ended"))
+        publish(seal_disconnect(session_owner(here.key), 4401, "the log-in has ended"))
         await ends(ws)
 
 
@@ -128,13 +131,28 @@ async def test_a_log_out_in_an_event_loop_without_a_hub(alice: User) -> None:
 
     def log_out() -> None:
         async def view() -> None:
-            _publish(seal_disconnect(session_owner(here.key), 4401, "the log-in has ended"))
+            publish(seal_disconnect(session_owner(here.key), 4401, "the log-in has ended"))
 
         asyncio.run(view())
 
     async with client(Quiet, cookies=here.cookies) as ws:
         await asyncio.to_thread(log_out)
         await ends(ws)
+
+
+async def test_a_log_out_that_cannot_be_told_in_such_a_loop_is_logged(
+    fickle: type[FickleBackend],  # noqa: F811
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def log_out() -> None:
+        async def view() -> None:
+            publish(seal_disconnect(session_owner("a" * 32), 4401, "the log-in has ended"))
+
+        asyncio.run(view())  # which waits for its threads
+
+    fickle.is_down = True
+    await asyncio.to_thread(log_out)
+    assert "Sockets stay open until their log-in is checked again" in caplog.text
 
 
 async def test_the_log_out_of_nobody(alice: User) -> None:
@@ -368,7 +386,7 @@ async def test_a_flushed_session_is_found_in_time(
         client(Quiet, cookies=here.cookies) as ws,
         WebSocketClient(PATH, cookies=other.cookies) as stays_open,
     ):
-        store = the_handler().request.session.__class__
+        store = import_module(settings.SESSION_ENGINE).SessionStore
         await store(here.key).aflush()
         if engine == "signed_cookies":  # which knows nothing of the others
             await stays(ws)

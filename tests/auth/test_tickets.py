@@ -30,6 +30,8 @@ from pytest_django import Settings
 
 from django_ws import WebSocketHandler
 from django_ws.auth import amake_ticket, make_ticket
+from django_ws.auth.login import Login
+from django_ws.auth.session import SessionLogin
 from django_ws.auth.tokens import TicketAuthenticator, once
 from django_ws.auth.tokens.once import is_first, is_sharp
 from django_ws.testing import HandshakeRejected, WebSocketClient
@@ -182,8 +184,9 @@ def test_log_in_by_a_ticket_belongs_to_the_session_it_was_made_in(alice: User) -
     authenticate = async_to_sync(TicketAuthenticator().authenticate)
     with_session = authenticate(make_ticket(request_of(alice, client.session)))
     without = authenticate(make_ticket(request_of(alice)))
-    assert with_session is not None
-    assert without is not None
+    assert isinstance(with_session, SessionLogin)
+    assert isinstance(without, Login)
+    assert async_to_sync(SessionLogin.ended)([with_session]) == set()
     assert set(with_session.owners) - set(without.owners) == {
         owner for owner in with_session.owners if "session" in owner
     }
@@ -191,6 +194,95 @@ def test_log_in_by_a_ticket_belongs_to_the_session_it_was_made_in(alice: User) -
     end = client.session.get_expiry_date().timestamp()
     assert with_session.expires_at == pytest.approx(end, abs=5)
     assert without.expires_at is None
+
+
+@database
+@pytest.mark.parametrize("engine", ["db", "cached_db", "cache", "file", "signed_cookies"])
+def test_ticket_of_a_session_of_each_engine(
+    engine: str, alice: User, settings: Settings, tmp_path: Path
+) -> None:
+    settings.SESSION_ENGINE = f"django.contrib.sessions.backends.{engine}"
+    settings.SESSION_FILE_PATH = str(tmp_path)
+    client = Client()
+    client.force_login(alice)
+    ticket = make_ticket(request_of(alice, client.session))
+    assert [enter(ticket) for _ in range(2)] == ["alice", 401]
+
+
+@database
+@pytest.mark.parametrize("logged_in", [False, True])
+def test_ticket_beside_a_session_of_nobody_or_of_somebody_else(
+    logged_in: bool, alice: User
+) -> None:
+    """As from a view of REST framework that a browser asks with a token."""
+    client = Client()
+    if logged_in:
+        client.force_login(User.objects.create_user("bob"))
+    session = client.session
+    session["cart"] = 1
+    session.save()
+    tickets = [make_ticket(request_of(alice, session)) for _ in range(2)]
+    login = async_to_sync(TicketAuthenticator().authenticate)(tickets[0])
+    assert login is not None
+    assert len(login.owners) == (3 if logged_in else 1)
+    assert enter(tickets[1]) == "alice"
+
+
+@database
+def test_ticket_of_somebody_whom_another_acts_as_is_refused_after_the_others_log_out(
+    alice: User,
+) -> None:
+    client = Client()
+    client.force_login(User.objects.create_user("staff"))
+    ticket = make_ticket(request_of(alice, client.session))
+    client.logout()
+    assert enter(ticket) == 401
+
+
+@database
+def test_cache_does_not_show_the_key_of_the_session(alice: User, settings: Settings) -> None:
+    settings.CACHES = {"default": {"BACKEND": f"{__name__}.Shown"}}
+    client = Client()
+    client.force_login(alice)
+    key = str(client.session.session_key)
+    kept = Shown.kept
+    kept.clear()
+    ticket = make_ticket(request_of(alice, client.session))
+    assert len(kept) == 1
+    nonce = TimestampSigner(sep=".", salt="django_ws.auth.ticket").unsign_object(ticket)["once"]
+    assert [
+        text
+        for text in (key, nonce)
+        if text in str(kept) or text.encode() in b"".join(kept.values())
+    ] == []
+    assert enter(ticket) == "alice"
+    assert kept == {}
+
+
+class Shown(DummyCache):
+    """One whose contents the test can see."""
+
+    kept: dict[str, bytes] = {}
+
+    def set(self, key: Any, value: Any, *args: Any, **kwargs: Any) -> None:
+        self.kept[key] = value
+
+    def get(self, key: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.kept.get(key)
+
+    def delete(self, key: Any, version: Any = None) -> bool:
+        return self.kept.pop(key, None) is not None
+
+
+@database
+def test_cache_that_does_not_have_the_session_is_told(
+    alice: User, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.CACHES = {"default": DUMMY}
+    client = Client()
+    client.force_login(alice)
+    assert enter(make_ticket(request_of(alice, client.session))) == 401
+    assert "does not have the session of a ticket, which was refused: do all" in caplog.text
 
 
 @database

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from django.contrib.auth.backends import ModelBackend
 from django.contrib.auth.models import AnonymousUser, User
+from django.contrib.sessions.backends.db import SessionStore
 from django.contrib.sessions.models import Session
 from django.db import connection
 from django.test import Client
@@ -286,13 +287,37 @@ def test_hook_may_save_the_session(alice: User, url: str) -> None:
     assert client.session["colour"] == "green"
 
 
-def test_hook_may_save_a_new_session_of_an_anonymous_visitor() -> None:
-    with WebSocketClient("/who/") as ws:
+@pytest.mark.parametrize("url", ["/who/", "/sync/"])
+def test_hook_that_saves_the_session_of_an_anonymous_visitor_is_told(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No cookie could tell the browser of it."""
+    with WebSocketClient(url) as ws:
         ws.receive()
         ws.send("green")
-        key = ws.receive()
-    assert Session.objects.get().get_decoded() == {"colour": "green"}
-    assert [row["session_key"] for row in stored()] == [key]
+        assert ws.wait_closed() == 1011
+    assert "save(): the handshake brought no cookie of a session" in caplog.text
+    assert stored() == []
+
+
+class OwnSession:
+    """A middleware of the site's own that finds the session in its own way."""
+
+    def __init__(self, func: Any) -> None:
+        self.func = func
+
+    async def __call__(self, ws: WebSocketHandler) -> None:
+        request: Any = ws.request
+        request.session = SessionStore(request.COOKIES.get("sessionid"))
+        await self.func(ws)
+
+
+def test_session_that_a_middleware_has_set_stays(alice: User, settings: Settings) -> None:
+    settings.WS_MIDDLEWARE = [
+        f"{__name__}.OwnSession", "django_ws.middleware.AuthMiddleware",
+    ]  # fmt: skip
+    answer = who(user=alice, session={"colour": "blue"})
+    assert (answer["user"], answer["colour"]) == ("alice", "blue")
 
 
 # Projects without users or sessions

@@ -31,7 +31,14 @@ from rest_framework_simplejwt.tokens import AccessToken, RefreshToken
 from sesame.utils import get_token
 
 from django_ws import WebSocketHandler
-from django_ws.auth.tokens import RestTokenAuthenticator, TokenLogin
+from django_ws.auth import FirstMessageAuthMixin
+from django_ws.auth.tokens import (
+    JSONWebTokenAuthenticator,
+    RestTokenAuthenticator,
+    SimpleJWTAuthenticator,
+    TokenLogin,
+)
+from django_ws.auth.watch import watch_here
 from django_ws.middleware import (
     JWTAuthMiddleware,
     SesameAuthMiddleware,
@@ -39,6 +46,7 @@ from django_ws.middleware import (
 )
 from django_ws.middleware.chain import run
 from django_ws.testing import HandshakeRejected, WebSocketClient
+from tests.asgi_peer import client, route, the_handler, until
 from tests.auth.models import DeviceToken
 from tests.error_mails import admins_setting
 from tests.routes import path
@@ -461,6 +469,7 @@ def test_jwt_ends_the_login_at_exp_plus_leeway(alice: User, settings: Settings) 
         ({}, {"sub": "\0"}),
         ({"user_claim": "name"}, {}),
         ({"user_claim": "name", "user_field": "username"}, {"name": "Alice"}),
+        ({"user_claim": "name", "user_field": "username"}, {"name": "a\0b"}),
         ({"user_claim": "name", "user_field": "first_name"}, {"name": ""}),  # two of them
     ],
 )
@@ -633,6 +642,111 @@ def test_jwt_middleware_without_ws_jwt_and_simplejwt_is_told(
     monkeypatch.setattr("django_ws.middleware.tokens.find_spec", lambda name: None)
     with pytest.raises(ImproperlyConfigured, match="neither is WS_JWT set nor"):
         JWTAuthMiddleware(run)
+
+
+# Connections that outlive their token
+
+
+class OpenEndedJWTMiddleware(JWTAuthMiddleware):
+    close_at_expiry = False
+
+
+class ClosingJWTMiddleware(JWTAuthMiddleware):
+    close_at_expiry = True
+
+
+LIBRARIES = pytest.mark.parametrize("library", ["PyJWT", "simplejwt"])
+
+
+def access(library: str, user: User, expires_at: int, settings: Any, **config: Any) -> str:
+    """A token, and the settings that take it."""
+    if library == "PyJWT":
+        settings.WS_JWT = {"key": SECRET, "algorithms": ["HS256"], **config}
+        return signed(user, exp=expires_at)
+    settings.WS_JWT = None
+    token = AccessToken.for_user(user)
+    token["exp"] = expires_at
+    return str(token)
+
+
+@LIBRARIES
+@pytest.mark.usefixtures("simplejwt")
+def test_the_middleware_says_whether_a_connection_ends_with_its_token(
+    library: str, alice: User, settings: Settings
+) -> None:
+    exp = int(time.time()) + 600
+    bearer = f"Bearer {access(library, alice, exp, settings)}"
+    for middleware in ("OpenEndedJWTMiddleware", "ClosingJWTMiddleware"):
+        settings.WS_MIDDLEWARE = [f"{__name__}.{middleware}"]
+        assert by_header(bearer) == "alice"
+    assert [login.expires_at for login in logins] == [None, exp]
+
+
+@pytest.mark.parametrize("closes", [False, True])
+@pytest.mark.usefixtures("simplejwt")
+def test_ws_jwt_says_it_where_the_middleware_does_not(
+    closes: bool, alice: User, settings: Settings
+) -> None:
+    exp = int(time.time()) + 600
+    bearer = f"Bearer {access('PyJWT', alice, exp, settings, close_at_expiry=closes)}"
+    assert by_header(bearer) == "alice"
+    for middleware in ("OpenEndedJWTMiddleware", "ClosingJWTMiddleware"):
+        settings.WS_MIDDLEWARE = [f"{__name__}.{middleware}"]
+        assert by_header(bearer) == "alice"
+    assert [login.expires_at for login in logins] == [exp if closes else None, None, exp]
+
+
+@LIBRARIES
+@pytest.mark.usefixtures("simplejwt")
+def test_an_expired_token_opens_no_connection_that_would_outlive_it(
+    library: str, alice: User, settings: Settings
+) -> None:
+    settings.WS_MIDDLEWARE = [f"{__name__}.OpenEndedJWTMiddleware"]
+    token = access(library, alice, int(time.time()) - 1, settings)
+    assert header_status(f"Bearer {token}") == 401
+
+
+@LIBRARIES
+@pytest.mark.usefixtures("simplejwt")
+def test_a_first_message_may_open_a_connection_that_outlives_its_token(
+    library: str, alice: User, settings: Settings
+) -> None:
+    token = access(library, alice, int(time.time()) + 600, settings)
+    authenticator: Any = SimpleJWTAuthenticator
+    if library == "PyJWT":
+        authenticator = JSONWebTokenAuthenticator
+    names = {"first_message_authenticators": [authenticator(close_at_expiry=False)]}
+    handler: Any = type("Handler", (FirstMessageAuthMixin, WhoHandler), names)
+    with route(handler), WebSocketClient("/ws/") as ws:
+        ws.send({"token": token})
+        assert ws.receive()[0] == "alice"
+    assert [login.expires_at for login in logins] == [None]
+
+
+@LIBRARIES
+@pytest.mark.parametrize("closes", [False, True])
+@pytest.mark.usefixtures("simplejwt")
+@pytest.mark.django_db(transaction=True)
+async def test_a_connection_that_outlives_its_token_ends_with_its_user(
+    library: str, closes: bool, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice = await User.objects.acreate(username="alice")
+    name = "ClosingJWTMiddleware" if closes else "OpenEndedJWTMiddleware"
+    token = access(library, alice, int(time.time()) + 600, settings)
+    headers = {"Authorization": f"Bearer {token}"}
+    async with client(WhoHandler, middleware=[f"{__name__}.{name}"], headers=headers) as ws:
+        await ws.receive()
+        login, real = the_handler().request.login, time.time
+        monkeypatch.setattr(time, "time", lambda: real() + 1000)
+        login.check()
+        if closes:
+            assert await ws.wait_closed() == 4401
+            return
+        await until(lambda: watch_here().is_idle)
+        await ws.receive_nothing()
+        await User.objects.aupdate(is_active=False)  # no signal tells of it
+        login.check()
+        assert await ws.wait_closed() == 4401
 
 
 # django-sesame

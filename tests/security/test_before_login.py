@@ -208,6 +208,7 @@ def test_what_is_sent_behind_a_right_first_message_is_answered(
         client.send(frame(TEXT, token.encode()) + MESSAGES)
         answers = [client.receive_message() for _ in range(30)]
     assert answers == [b'"pipelined %d"' % number for number in range(30)]
+    assert attacked.wait_for(key, lambda events: len(events) > 2)  # printed, and read
     assert [event["event"] for event in attacked.events(key)][:3] == [
         "on_connect", "on_open", "on_message",
     ]  # fmt: skip

@@ -16,6 +16,7 @@ from django_ws.auth import FirstMessageAuthMixin, looks
 from django_ws.auth.tokens import authenticator, ticket
 from django_ws.pubsub import outbox, topics
 from django_ws.pubsub.backends import base
+from tests.auth import test_every_end as every_end
 from tests.security import test_forgeries as forgeries
 from tests.security import test_leaks as leaks
 from tests.security import test_origins as origins
@@ -123,6 +124,7 @@ def test_the_table_tells_how_many_tries_there_were() -> None:
         "test_no_other_origin_gets_in_on_the_wire": len(origins.ON_THE_WIRE),
         "test_what_is_pipelined_behind_a_wrong_log_in_reaches_no_hook": len(WAYS),
         "TestNoWayOfLoggingInIsTold": len(WAYS) * sum(leaking),
+        "test_when_the_socket_is_closed": len(every_end.PAIRS),
     }
     for name, test in vars(forgeries).items():
         if name in tries:
@@ -130,6 +132,14 @@ def test_the_table_tells_how_many_tries_there_were() -> None:
     assert {name: tries[name] for name in expected} == {
         name: str(count) for name, count in expected.items()
     }
+
+
+def test_the_table_tells_how_many_ways_and_ends_there_are() -> None:
+    [row] = [
+        row for row in ATTACKS if row[-1].strip("`").endswith("test_when_the_socket_is_closed")
+    ]
+    ways, ends = len(every_end.WAYS), len(every_end.ENDS)
+    assert f"{ways} ways of logging in against {ends} ends" in row[0]
 
 
 def test_the_filter_takes_the_query_out_of_uvicorns_lines() -> None:

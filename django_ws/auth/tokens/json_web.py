@@ -13,6 +13,7 @@ from django.core.exceptions import (
     ObjectDoesNotExist,
     ValidationError,
 )
+from django.db import DataError
 
 from django_ws import conf
 from django_ws.auth.login import Login
@@ -24,14 +25,16 @@ logger = logging.getLogger("django.ws.request")
 class JSONWebTokenAuthenticator:
     """Tokens that another service has signed. The log-in ends at ``exp`` plus the leeway.
 
-    A token without ``exp`` is valid as long as its user is. One with an ``aud`` is only valid
-    where ``WS_JWT`` names that audience. Raises ``ImproperlyConfigured`` where ``WS_JWT`` is
-    not set, or its key does not fit its algorithms.
+    With ``close_at_expiry`` False (of ``WS_JWT`` where it is None here) an expired token is
+    refused all the same, but a connection that is open stays so for as long as its user may log
+    in. So it does with a token without ``exp``. A token with an ``aud`` is only valid where
+    ``WS_JWT`` names that audience. Raises ``ImproperlyConfigured`` where ``WS_JWT`` is not set,
+    or its key does not fit its algorithms.
     """
 
     name = "token"
 
-    def __init__(self) -> None:
+    def __init__(self, close_at_expiry: bool | None = None) -> None:
         self._jwt = library("jwt", "PyJWT")
         config = conf.get().ws_jwt
         if config is None:
@@ -39,6 +42,7 @@ class JSONWebTokenAuthenticator:
                 "WS_JWT is not set. Set it to a dict such as {'key': ..., 'algorithms': ['ES256']}."
             )
         self._config = config
+        self._closes = config.close_at_expiry if close_at_expiry is None else close_at_expiry
         for algorithm in config.algorithms:
             self._check_key(algorithm)
         self._users = get_user_model()._default_manager
@@ -71,9 +75,10 @@ class JSONWebTokenAuthenticator:
         if expires is None:
             return Login(user)
         try:
-            return Login(user, expires_at=int(expires) + self._config.leeway)
+            expires_at = float(int(expires) + self._config.leeway)
         except OverflowError:  # an int that is no time
             return None
+        return Login(user, expires_at=expires_at if self._closes else None)
 
     def _claims(self, token: str) -> dict[str, Any] | None:
         config = self._config
@@ -100,6 +105,6 @@ class JSONWebTokenAuthenticator:
             user = await self._users.aget(**{self._config.user_field: identity})
         except (ObjectDoesNotExist, MultipleObjectsReturned):
             return None
-        except (ValueError, TypeError, OverflowError, ValidationError):  # not of the field's type
-            return None
+        except (ValueError, TypeError, OverflowError, ValidationError, DataError):
+            return None  # not of the field's type, or nothing that the database can hold
         return user if user.is_active else None

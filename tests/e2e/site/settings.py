@@ -19,6 +19,14 @@ if "E2E_MAX_CONNECTIONS" in os.environ:
 
 if "E2E_REDIS" in os.environ:
     WS_BROADCAST = os.environ["E2E_REDIS"]
+    CACHES = {
+        "default": {
+            "BACKEND": "django.core.cache.backends.redis.RedisCache",
+            "LOCATION": os.environ["E2E_REDIS"],
+        }
+    }
+
+SESSION_ENGINE = os.environ.get("E2E_SESSION_ENGINE", "django.contrib.sessions.backends.db")
 
 LOGGING = {
     "version": 1,

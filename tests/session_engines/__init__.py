@@ -1,0 +1,1 @@
+"""Session engines as sites write them."""
