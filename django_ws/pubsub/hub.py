@@ -225,4 +225,5 @@ class Hub:
         """Hand out what waits to be published, end all tasks, close the backend."""
         await self.outbox.flush()
         self.outbox.close()
+        self.rooms.close()
         await self._chores.end()
