@@ -21,6 +21,7 @@ _unconfirmed = ThrottledLog(logger, logging.WARNING, "subscriptions that were no
 
 SUBSCRIBE_SECONDS = PUBLISH_SECONDS
 TOGETHER_SECONDS = 0.5  # then each topic is asked for by itself
+AGAIN_SECONDS = 0.1  # before a backend that refused is asked again
 GRACE_SECONDS = 1.0  # a page that reloads leaves its topics and joins them again at once
 AT_ONCE = 500  # topics, at most, that the backend is asked for, or given back, in one go
 MAX_LEFT = 1000  # topics without a subscriber that are kept for the grace
@@ -279,6 +280,9 @@ class Rooms:
                 break
             except BroadcastError:  # some were given back meanwhile; the others still wait
                 rooms = {topic: room for topic, room in rooms.items() if self._is(topic, room)}
+                if not rooms:
+                    return
+                await asyncio.sleep(AGAIN_SECONDS)
         missed = [topic for topic, room in rooms.items() if self._confirmed(topic, room)]
         if missed:
             self._chores.start(self._tell_gap, missed)

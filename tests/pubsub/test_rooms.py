@@ -198,7 +198,7 @@ async def test_a_gap_is_told_to_all_however_long_that_takes(
 ) -> None:
     monkeypatch.setattr("django_ws.pubsub.hub.RESTART_SECONDS", 0.001)
 
-    class Telling(Room):
+    class Telling(WebSocketHandler):
         topics = ("room", "other")
 
         async def on_broadcast_gap(self, topics: frozenset[str]) -> None:
@@ -217,6 +217,33 @@ async def test_a_gap_is_told_to_all_however_long_that_takes(
         fickle.made[0].crash()
         assert await one.receive() == ["other", "room"]
         assert await two.receive() == ["other", "room"]
+
+
+async def test_a_backend_that_refuses_is_asked_again_while_somebody_waits(
+    slow: type[Slow], patient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = 0
+
+    async def subscribe(self: FickleBackend, topics: Collection[str]) -> None:
+        nonlocal refusals
+        if "refused" in topics or (refusals < 2 and "later" in topics):
+            refusals += 1
+            raise BroadcastError("subscribe", "slow", "not now")
+        await self._memory.subscribe(topics)
+
+    async with client(Room):
+        monkeypatch.setattr(rooms_module, "AGAIN_SECONDS", 0.001)
+        monkeypatch.setattr(rooms_module, "GRACE_SECONDS", 0.001)
+        monkeypatch.setattr(slow, "subscribe", subscribe)
+        await the_handler().subscribe("later")
+        assert refusals == 2
+        tasks = len(asyncio.all_tasks())
+        monkeypatch.setattr(rooms_module, "TOGETHER_SECONDS", 0.001)
+        the_handler().subscribe("refused")
+        await until(lambda: refusals > 2)
+        await the_handler().unsubscribe("refused")
+        await until(lambda: "refused" not in the_hub().rooms)
+        await until(lambda: len(asyncio.all_tasks()) <= tasks)
 
 
 # Joining again

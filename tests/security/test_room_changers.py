@@ -76,7 +76,7 @@ def test_who_changes_rooms_quickly_takes_no_broadcast_from_others(
             number += 1
         publisher.broadcast("news", number)
         attacking.join()
-        received = []
+        received: list[int] = []
         while not received or received[-1] != number:
             received.append(int(witness.receive_message()))
         assert received == list(range(number + 1))
