@@ -72,13 +72,14 @@ def hub_of(alias: str) -> Hub:
         backend = backend_class(alias, config)
         hub = _hubs[key] = Hub(
             lambda: made(alias, backend, config),
-            on_end=lambda: _forget_hub(key),
+            on_end=lambda ended: _forget_hub(key, ended),
         )
     return hub
 
 
-def _forget_hub(key: tuple[asyncio.AbstractEventLoop, str]) -> None:
-    _hubs.pop(key, None)
+def _forget_hub(key: tuple[asyncio.AbstractEventLoop, str], hub: Hub) -> None:
+    if _hubs.get(key) is hub:  # a setting may have changed, and another one have taken its place
+        del _hubs[key]
 
 
 def running_hub(alias: str) -> Hub | None:

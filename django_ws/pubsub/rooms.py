@@ -12,6 +12,7 @@ from django_ws.acting import Failed, Pending, done
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends.base import PUBLISH_SECONDS, Backend
 from django_ws.pubsub.chores import Chores
+from django_ws.pubsub.copies import Copies
 from django_ws.throttled_log import ThrottledLog
 from django_ws.types import Subscriber
 
@@ -38,7 +39,7 @@ class Room:
     __slots__ = ("confirmed", "is_asked", "members", "missed", "waiting")
 
     def __init__(self) -> None:
-        self.members: dict[Subscriber, None] = {}  # in the order of joining
+        self.members: dict[Subscriber, int] = {}  # in the order of joining, with their age
         self.is_asked = False  # the backend was asked for it, and may have to be told of its end
         self.confirmed = False
         self.missed = False  # a listener failed: something was lost before the confirmation
@@ -80,14 +81,17 @@ class Rooms:
         self._limits: dict[Pending, _Limit] = {}  # of all who wait, the oldest first
         self._limits_timer: asyncio.TimerHandle | None = None
         self._is_closed = False
+        self._kept: set[str] = set()  # and not confirmed yet
+        self.is_ready = asyncio.Event()  # all that is kept was confirmed once
+        self.copies = Copies(self._loop)
         self.backend: Backend  # set by the first ``listen_to``
         self.is_open = asyncio.Event()
 
     def __contains__(self, topic: str) -> bool:
         return topic in self._rooms
 
-    def members_of(self, topic: str) -> dict[Subscriber, None]:
-        """Not a copy. Empty where the last one has just left."""
+    def members_of(self, topic: str) -> dict[Subscriber, int]:
+        """Not a copy. Empty where the last one has just left. With their age (``copies``)."""
         room = self._rooms.get(topic)
         return room.members if room is not None else {}
 
@@ -103,13 +107,14 @@ class Rooms:
             room.missed = room.missed or room.confirmed
             self._ask_again(topic, room)
 
-    def keep(self, topic: str) -> None:
+    def keep(self, topic: str, *, tells_gap: bool = False) -> None:
         """Ask for a topic without a local subscriber, for good.
 
-        ``tell_gap`` is called when it is confirmed for the first time, too.
+        With ``tells_gap`` its first confirmation tells one, too.
         """
         room = self._rooms[topic] = Room()
-        room.missed = True
+        room.missed = tells_gap
+        self._kept.add(topic)
         self._ask(topic, room)
 
     def close(self) -> None:
@@ -145,7 +150,7 @@ class Rooms:
         elif self._left:
             self._left.pop(topic, None)
         if is_new:
-            room.members[subscriber] = None
+            room.members[subscriber] = self.copies.age
         if room.confirmed:
             if self.backend.is_confirmed(topic):
                 return done(self._loop)
@@ -295,6 +300,10 @@ class Rooms:
         for pending in room.waiting.values():
             self._finish(pending)
         room.waiting = _NOBODY
+        if self._kept:
+            self._kept.discard(topic)
+            if not self._kept:
+                self.is_ready.set()
         missed, room.missed = room.missed, False
         return missed
 
