@@ -20,7 +20,7 @@ from django_ws.exceptions import DecodeError, MessageDropped, TooManyTopics, Top
 from django_ws.outbound import MESSAGE_OVERHEAD
 from django_ws.pubsub.envelope import Broadcast
 from django_ws.pubsub.hub import Hub
-from django_ws.pubsub.topics import check_topics
+from django_ws.pubsub.topics import ConnectionTopic, check_topics, check_topics_to_join
 from django_ws.throttled_log import ThrottledLog
 from django_ws.types import Event
 
@@ -79,7 +79,7 @@ class Subscriptions:
         """
         if self._connection.gone:
             return Failed(self._connection.closed_error())
-        joining = check_topics(topics)
+        joining = check_topics_to_join(topics)
         limit = conf.get().ws_max_topics
         topics_then = tuple(dict.fromkeys((*self.topics, *joining)))
         if len(topics_then) > limit:
@@ -142,8 +142,10 @@ class Subscriptions:
 
     # What the hub calls
 
-    def is_called(self, connection_ids: Container[str]) -> bool:
-        return self._handler.known_id in connection_ids
+    def is_called(self, names: Container[str]) -> bool:
+        if self._handler.known_id in names:
+            return True
+        return self._owners is not None and any(owner in names for owner in self._owners[1])
 
     def deliver(self, broadcast: Broadcast) -> None:
         if self._is_in_line:
@@ -181,7 +183,11 @@ class Subscriptions:
         self.write_frames = connection.outbound.write_frames if has_frames else None
 
     def missed(self, topics: frozenset[str]) -> None:
-        topics = topics.intersection(self.topics)  # some may have been left meanwhile
+        topics = frozenset(  # some may have been left meanwhile
+            topic
+            for topic in topics
+            if topic in self.topics or isinstance(topic, ConnectionTopic)  # it is its own
+        )
         if "on_broadcast_gap" not in self._handler.hooks.overridden or not topics:
             return
         # No overflow takes it away: it is told once, for all, behind what waits already.

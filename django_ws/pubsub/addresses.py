@@ -15,8 +15,11 @@ from django_ws.types import Subscriber
 class Addressable(Protocol):
     """A connection whose id somebody has asked for."""
 
-    def _as_subscriber(self) -> Subscriber | None:
-        """None after its end."""
+    @property
+    def _hears_gaps(self) -> bool: ...
+
+    def _as_subscriber(self, *, for_message: bool) -> Subscriber | None:
+        """None after its end, and where it takes no messages but only orders."""
         ...
 
 
@@ -43,17 +46,21 @@ class Addresses:
     def add(self, connection_id: str, connection: Addressable) -> None:
         self._connections[connection_id] = connection
 
-    def find(self, connection_id: str) -> Subscriber | None:
-        """None where it is gone."""
+    def find(self, connection_id: str, *, for_message: bool = True) -> Subscriber | None:
+        """None where it is gone, or takes no messages."""
         connection = self._connections.get(connection_id)
-        return connection._as_subscriber() if connection is not None else None
+        if connection is None:
+            return None
+        return connection._as_subscriber(for_message=for_message)
 
-    def __iter__(self) -> Iterator[tuple[str, Subscriber]]:
-        """All that are left, with their ids."""
-        for connection_id, connection in list(self._connections.items()):
-            subscriber = connection._as_subscriber()
-            if subscriber is not None:
-                yield connection_id, subscriber
+    def those_who_hear_gaps(self) -> Iterator[tuple[str, Subscriber]]:
+        """With their ids."""
+        for reference in self._connections.valuerefs():
+            connection = reference()
+            if connection is not None and connection._hears_gaps:
+                subscriber = connection._as_subscriber(for_message=True)
+                if subscriber is not None:
+                    yield reference.key, subscriber
 
 
 _all: WeakKeyDictionary[asyncio.AbstractEventLoop, Addresses] = WeakKeyDictionary()

@@ -140,11 +140,11 @@ class Broadcast:
         if text:
             try:
                 more = json.loads(text)
-                names += more.get("users", ())
+                names += map(str, more.get("users", ()))
                 self.id = str(more.get("id", ""))
                 self.to = str(more.get("to", ""))
                 self.exclude = frozenset(names)
-            except (AttributeError, TypeError, ValueError) as error:
+            except (AttributeError, RecursionError, TypeError, ValueError) as error:
                 raise _unknown(topic, data) from error
             if self.to:
                 self.topic = ConnectionTopic(CONNECTION_PREFIX + self.to)

@@ -30,7 +30,7 @@ from django_ws.pubsub.chores import Chores
 from django_ws.pubsub.envelope import CHECK, ORDERS, Broadcast
 from django_ws.pubsub.outbox import Outbox
 from django_ws.pubsub.owners import Owners
-from django_ws.pubsub.rooms import TOGETHER_SECONDS, Rooms
+from django_ws.pubsub.rooms import Rooms
 from django_ws.pubsub.topics import CONTROL_TOPIC, connection_topic
 from django_ws.pubsub.turns import Turns
 from django_ws.throttled_log import ThrottledLog
@@ -44,6 +44,7 @@ _not_told = ThrottledLog(logger, logging.ERROR, "subscribers that could not be t
 
 SLICE_MEMBERS = 32  # after how many the clock is asked
 RESTART_SECONDS = 1.0
+READY_SECONDS = 0.5
 
 Work = Iterator[None]  # a delivery, in small steps: between them somebody else may have a turn
 
@@ -74,6 +75,13 @@ class Hub:
     def is_connected(self) -> bool:
         """Whether what is published now arrives here, as far as is known."""
         return self.rooms.is_open.is_set() and self.rooms.backend.is_confirmed(CONTROL_TOPIC)
+
+    async def ready(self) -> None:
+        """Wait until single connections can be reached, but no longer than half a second."""
+        if not self.rooms.is_ready.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(READY_SECONDS):
+                    await self.rooms.is_ready.wait()
 
     def _new_backend(self) -> Backend:
         backend = self._make_backend()
@@ -189,7 +197,10 @@ class Hub:
             return
         whose, code, reason = order.message()
         self.owners.end(whose)
-        found = self._found(whose) if not order.to else {*self._members_for(order)}
+        if order.to:
+            found = {*_those_of(self._addresses.find(order.to, for_message=False))}
+        else:
+            found = self._found(whose)
         exclude = order.exclude
 
         def disconnect(member: Subscriber) -> None:
@@ -224,8 +235,7 @@ class Hub:
     def _members_for(self, broadcast: Broadcast) -> dict[Subscriber, int]:
         if not broadcast.to:
             return self.rooms.members_of(broadcast.topic)
-        member = self._addresses.find(broadcast.to)
-        return {member: 0} if member is not None else {}
+        return _those_of(self._addresses.find(broadcast.to))
 
     def _write_frames(
         self, batch: Batch, members: Iterable[Subscriber], excluded: Container[str]
@@ -285,7 +295,7 @@ class Hub:
             for member in self.rooms.members_of(topic):
                 missed.setdefault(member, set()).add(topic)
         if self._addresses.topic in topics:
-            for connection_id, member in self._addresses:
+            for connection_id, member in self._addresses.those_who_hear_gaps():
                 missed.setdefault(member, set()).add(connection_topic(connection_id))
         yield from self._for_each(missed, lambda member: member.missed(frozenset(missed[member])))
         if CONTROL_TOPIC in topics:
@@ -319,11 +329,7 @@ class Hub:
 
     async def _publish_many(self, messages: list[tuple[str, bytes]]) -> None:
         await self.rooms.is_open.wait()
-        if not self.rooms.is_ready.is_set():
-            # It may be to a connection of this very loop, which has joined its topic by itself.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(TOGETHER_SECONDS):
-                    await self.rooms.is_ready.wait()
+        await self.ready()  # it may be to a connection of this very loop
         await self.rooms.backend.publish_many(messages)
 
     async def close(self) -> None:
@@ -332,6 +338,11 @@ class Hub:
         self.outbox.close()
         self.rooms.close()
         await self._chores.end()
+
+
+def _those_of(member: Subscriber | None) -> dict[Subscriber, int]:
+    """One that has joined before all others, or nobody."""
+    return {member: 0} if member is not None else {}
 
 
 def _slices(

@@ -91,7 +91,7 @@ async def test_several_topics_in_one_call() -> None:
 
     async with client(Both) as ws:
         await abroadcast(["a", "b", "a"], 1)
-        assert [await ws.receive(), await ws.receive()] == [1, 1]
+        assert await ws.receive() == 1
         await ws.receive_nothing()
 
 

@@ -62,7 +62,8 @@ async def test_ten_thousand_topics(server: RedisServer) -> None:
         assert [await ws.receive() for _ in range(100)] == list(range(0, 10_000, 100))
         assert calls(server, "publish") == 10_000
         await abroadcast([f"topic {n}" for n in range(10_000)], "all")
-        assert [await ws.receive() for _ in range(100)] == ["all"] * 100
+        assert await ws.receive() == "all"
+        await ws.receive_nothing()
         assert calls(server, "publish") == 20_000
         assert len(server.clients()) == 2
 
