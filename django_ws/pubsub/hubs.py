@@ -51,7 +51,8 @@ def config_of(alias: str) -> conf.BroadcastConfig:
         return configured[alias]
     except KeyError:
         raise ImproperlyConfigured(
-            f"WS_BROADCAST has no {alias!r}, only {', '.join(map(repr, configured))}."
+            f"WS_BROADCAST has no {alias!r}, only {', '.join(map(repr, configured))}. Name one of "
+            "these, or add it there."
         ) from None
 
 
