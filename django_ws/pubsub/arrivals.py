@@ -54,7 +54,7 @@ class Queue:
         orders = [each for each in zip(self.items, self._sizes, strict=True) if _is_order(each[0])]
         if sum(size for _, size in orders) > MAX_WAITING_BYTES // 2:
             orders = []
-        number = len(self.items) - len(orders)
+        number = sum(not isinstance(item, Gap) for item in self.items) - len(orders)
         self.items.clear()
         self._sizes.clear()
         self.size = 0
@@ -81,18 +81,25 @@ class Arrivals:
         self._queues: dict[str, Queue] = {}
         self._turns: deque[Queue] = deque()  # the next topic first
         self.size = 0
+        self.dropped = 0  # messages
 
     def __bool__(self) -> bool:
         """Whether anything waits, or is under way."""
         return bool(self._queues)
 
+    @property
+    def are_many(self) -> bool:
+        """Whether the room may be full soon: to read what comes is more urgent than to deliver."""
+        return self.size > MAX_WAITING_BYTES // 8
+
     def is_crowded(self, topic: str) -> bool:
         """Whether so much of this topic waits that who publishes to it should wait, if it can.
 
-        One topic may fill half of the room, two a third each, and so on. For any thread.
+        Of three quarters of the room one topic may fill the half, two a third each, and so on:
+        a quarter is left for what is on its way. For any thread.
         """
         queue = self._queues.get(topic)
-        return queue is not None and queue.size > MAX_WAITING_BYTES - self.size
+        return queue is not None and queue.size > MAX_WAITING_BYTES * 3 // 4 - self.size
 
     def put(self, item: Item) -> None:
         """Hot path of a flood."""
@@ -150,10 +157,12 @@ class Arrivals:
         before = largest.size
         number = largest.clear()
         self.size += largest.size - before
+        self.dropped += number
         _dropped.log(
             largest.topic,
-            "Broadcasts to %r were dropped, %d that waited: they come faster than this process "
-            "can deliver them. Its subscribers are told a gap.",
+            "All broadcasts to %r that waited were dropped, %d of them: they come faster than "
+            "this process can deliver them. Its subscribers are told a gap. Dropped so far: %d.",
             printable(largest.topic),
             number,
+            self.dropped,
         )

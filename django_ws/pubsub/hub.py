@@ -42,6 +42,7 @@ _unknown = ThrottledLog(logger, logging.WARNING, "broadcasts in an unknown envel
 _not_handed_on = ThrottledLog(logger, logging.ERROR, "broadcasts that could not be handed on")
 _not_told = ThrottledLog(logger, logging.ERROR, "subscribers that could not be told")
 
+READ_AT_ONCE = 500  # in a flood, before somebody else may have a turn
 SLICE_MEMBERS = 32  # after how many the clock is asked
 RESTART_SECONDS = 1.0
 READY_SECONDS = 0.5
@@ -113,13 +114,17 @@ class Hub:
 
     async def _receive(self, backend: Backend) -> None:
         arrivals = self._arrivals
+        read = 0
         async for received in backend.stream():
             waiting: deque[Item] = deque((received, *backend.at_hand()))
             if arrivals or not self._deliver_at_once(waiting):
                 for item in waiting:
                     arrivals.put(item)
                 self._is_behind.set()
-                await asyncio.sleep(0)  # there may be no end of what the stream has
+                read += len(waiting)
+                if read >= READ_AT_ONCE:  # there may be no end of what the stream has
+                    read = 0
+                    await asyncio.sleep(0)
 
     def _deliver_at_once(self, waiting: deque[Item]) -> bool:
         """In the order in which it came. Whether that was all, before the turn was over."""
@@ -141,7 +146,7 @@ class Hub:
             await self._is_behind.wait()
             self._is_behind.clear()
             while True:
-                await self._turns.pass_on()
+                await self._turns.pass_on(is_flooded=self._arrivals.are_many)
                 if self._deliver_in_turn():
                     break
             self._turns.finish()

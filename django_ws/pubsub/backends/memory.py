@@ -14,7 +14,9 @@ from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends import base
 from django_ws.pubsub.backends.base import Backend, Received, SyncPublisher, channel_of
 
-MAX_WAITING_BYTES = 64 * 1024 * 1024  # for each event loop; one message always fits
+# For each event loop; one message always fits. A quarter of what its hub has room for, which
+# takes it from here: so no hub has to drop anything (``arrivals``).
+MAX_WAITING_BYTES = 8 * 1024 * 1024
 MESSAGE_BYTES = 200  # what a waiting message takes beside its data, roughly
 ROOM_SECONDS = 0.01  # between two looks whether a full event loop has read
 AT_ONCE = 100  # messages that the stream gives before it lets the event loop turn
