@@ -33,13 +33,17 @@ _pool: ThreadPoolExecutor | None = None
 _pool_lock = threading.Lock()
 
 
-def pool() -> ThreadPoolExecutor:
-    """The process's threads, made at first use, at most ``WS_SYNC_THREADS`` of them."""
+def _run_soon(function: Callable[..., None], *args: Any) -> None:
+    """In one of the process's threads, made at first use, at most ``WS_SYNC_THREADS`` of them.
+
+    Raises ``RuntimeError`` where there can be no thread: the system refuses one, or the process
+    ends. The call may run all the same, later.
+    """
     global _pool
-    with _pool_lock:
+    with _pool_lock:  # until it is taken: a setting may have it replaced
         if _pool is None:
             _pool = ThreadPoolExecutor(conf.get().ws_sync_threads, thread_name_prefix="django_ws")
-        return _pool
+        _pool.submit(function, *args)
 
 
 @receiver(setting_changed)
@@ -84,20 +88,33 @@ class InOrder(Executor):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
-        self._running = False
+        self._runner: object | None = None  # of what waits: one at a time
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         future: Future[R] = Future()
         with self._lock:
             self._waiting.append((future, lambda: run_unit(fn, *args, **kwargs)))
-            if self._running:
+            if self._runner is not None:
                 return future
-            self._running = True
-        pool().submit(self._run_next)
+            runner = self._runner = object()
+        self._start(runner)
         return future
 
-    def _run_next(self) -> None:
+    def _start(self, runner: object) -> None:
+        try:
+            _run_soon(self._run_next, runner)
+        except RuntimeError as error:
+            with self._lock:
+                self._runner = None
+                refused, self._waiting = self._waiting, deque()
+            for future, _ in refused:
+                if future.set_running_or_notify_cancel():
+                    future.set_exception(error)
+
+    def _run_next(self, runner: object) -> None:
         with self._lock:
+            if self._runner is not runner:  # it was refused, and is called all the same
+                return
             future, call = self._waiting.popleft()
         if future.set_running_or_notify_cancel():
             try:
@@ -109,10 +126,10 @@ class InOrder(Executor):
         del future, call
         with self._lock:
             if not self._waiting:
-                self._running = False
+                self._runner = None
                 return
         # One call for each place in the pool's queue: a busy connection takes its turn.
-        pool().submit(self._run_next)
+        self._start(runner)
 
 
 class SyncWork:
@@ -184,8 +201,9 @@ def give_everything_to(executor: Executor) -> None:
 
 
 def _after_fork() -> None:
-    global _pool
+    global _pool, _pool_lock
     _pool = None  # its threads stayed with the parent
+    _pool_lock = threading.Lock()  # one of them may have held it
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows knows no fork

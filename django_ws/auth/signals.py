@@ -98,13 +98,17 @@ def _publish(order: bytes) -> None:
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
-        try:
-            publisher_of(DEFAULT).publish(messages)
-        except BroadcastError as error:
-            logger.error("Sockets stay open until their log-in is checked again: %s", error)
+        _publish_now(messages)
         return
     hub = running_hub(DEFAULT)
     if hub is not None:
         hub.outbox.put(messages)
     else:
-        loop.run_in_executor(None, publisher_of(DEFAULT).publish, messages)
+        loop.run_in_executor(None, _publish_now, messages)
+
+
+def _publish_now(messages: list[tuple[str, bytes]]) -> None:
+    try:
+        publisher_of(DEFAULT).publish(messages)
+    except BroadcastError as error:
+        logger.error("Sockets stay open until their log-in is checked again: %s", error)

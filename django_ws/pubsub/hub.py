@@ -343,6 +343,7 @@ class Hub:
         self.outbox.close()
         self.rooms.close()
         await self._chores.end()
+        self._on_end(self)  # also where the listener was cancelled before its first step
 
 
 def _those_of(member: Subscriber | None) -> dict[Subscriber, int]:

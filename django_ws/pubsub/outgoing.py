@@ -20,7 +20,6 @@ from django_ws.pubsub.topics import (
     CONTROL_TOPIC,
     ConnectionTopic,
     UserTopic,
-    channel_topic,
     check_topic,
     check_topics,
     user_topics,
@@ -46,7 +45,7 @@ class Outgoing:
         common = address(self.exclude, self.exclude_users, broadcast_id=broadcast_id)
         envelope = put_together(self.content, common)
         return [
-            (channel_topic(topic), self._to_one(topic, broadcast_id))
+            (topic.loop_topic, self._to_one(topic, broadcast_id))
             if isinstance(topic, ConnectionTopic)
             else (topic, envelope)
             for topic in self.topics

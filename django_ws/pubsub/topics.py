@@ -34,6 +34,11 @@ class ConnectionTopic(str):
     def connection_id(self) -> str:
         return self.removeprefix(CONNECTION_PREFIX)
 
+    @property
+    def loop_topic(self) -> str:
+        """Where broadcasts to it are published: the hubs of the connection's loop listen to it."""
+        return LOOP_PREFIX + self.connection_id[:TOKEN_DIGITS]
+
 
 def check_topic(topic: object) -> str:
     """The topic itself. Raises ``InvalidTopic`` for what is none."""
@@ -113,10 +118,3 @@ def connection_topic(connection_id: str) -> str:
             f"connection_topic({connection_id!r:.60}): give the id of a connection (handler.id)"
         )
     return ConnectionTopic(f"{CONNECTION_PREFIX}{connection_id}")
-
-
-def channel_topic(topic: str) -> str:
-    """Where a broadcast to this topic is published: a topic that hubs listen to."""
-    if isinstance(topic, ConnectionTopic):
-        return LOOP_PREFIX + topic.connection_id[:TOKEN_DIGITS]
-    return topic

@@ -348,6 +348,30 @@ class TestFloods:
             await until(lambda: len(members[-1].got) == 60)
             assert not the_hub()._arrivals.are_many
 
+    async def test_what_comes_without_end_is_read_in_pieces(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("django_ws.pubsub.hub.READ_AT_ONCE", 10)
+        async with client(Room):
+            [member] = await busy(1, "flood")
+            feed(*[("flood", number) for number in range(500)])
+            await until(lambda: len(member.got) >= 5)
+            assert FickleBackend.made[0]._received.qsize() > 0
+            await until(lambda: len(member.got) == 500)
+            assert member.got == [*range(500)]
+
+    async def test_a_restart_of_the_listener_is_told_in_pieces(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("django_ws.pubsub.hub.RESTART_SECONDS", 0.001)
+        async with client(Room):
+            members = await busy(20, "a")
+            FickleBackend.made[0].crash()
+            await until(lambda: members[0].got)
+            assert members[-1].got == []
+            await until(lambda: members[-1].got)
+            assert [member.got for member in members] == [[{"a"}]] * 20
+
     async def test_what_fails_in_a_flood_ends_nothing(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
