@@ -49,8 +49,8 @@ class Losses:
                 FIRST_INTERVAL if was_quiet else min(2 * self._interval, LONGEST_INTERVAL)
             )
             self._next = now + self._interval
-            lost = "1 broadcast was" if self._number == 1 else f"{self._number} broadcasts were"
-            logger.warning("%s lost: %s", lost, self._error)
+            what = "broadcast was" if self._number == 1 else "broadcasts were"
+            logger.warning("%d %s lost: %s", self._number, what, self._error)
             self._number = 0
             self._is_told = True
 
@@ -60,9 +60,11 @@ class Losses:
             assert self._error is not None
             self._is_told = False
             self._stop_timer()
-            lost = "1 more was" if self._number == 1 else f"{self._number or 'no'} more were"
             logger.warning(
-                "Broadcasts are taken again by %s; %s lost meanwhile.", self._error.server, lost
+                "Broadcasts are taken again by %s; %d more %s lost meanwhile.",
+                self._error.server,
+                self._number,
+                "was" if self._number == 1 else "were",
             )
             self._number = 0
 
