@@ -24,6 +24,7 @@ SUBSCRIBE_SECONDS = PUBLISH_SECONDS
 TOGETHER_SECONDS = 0.5  # then each topic is asked for by itself
 AGAIN_SECONDS = 0.1  # before a backend that refused is asked again
 GRACE_SECONDS = 1.0  # a page that reloads leaves its topics and joins them again at once
+LOOK_SECONDS = 0.02  # at least, between two looks for whose time is up
 AT_ONCE = 500  # topics, at most, that the backend is asked for, or given back, in one go
 MAX_LEFT = 1000  # topics without a subscriber that are kept for the grace
 
@@ -191,7 +192,8 @@ class Rooms:
         now = self._loop.time()
         for pending, limit in list(self._limits.items()):
             if limit.time > now:
-                self._limits_timer = self._chores.later(limit.time - now, self._give_up)
+                seconds = max(limit.time - now, LOOK_SECONDS)
+                self._limits_timer = self._chores.later(seconds, self._give_up)
                 return
             error = BroadcastError(
                 f"subscribe({limit.topic!r})",
@@ -239,7 +241,8 @@ class Rooms:
         now = self._loop.time()
         for topic, time in list(self._left.items()):
             if time > now:
-                self._left_timer = self._chores.later(time - now, self._end_graces)
+                seconds = max(time - now, LOOK_SECONDS)
+                self._left_timer = self._chores.later(seconds, self._end_graces)
                 return
             del self._left[topic]
             self._give_back(topic)

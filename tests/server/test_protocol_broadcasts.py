@@ -20,6 +20,7 @@ from django_ws.pubsub.backends.base import Gap
 from django_ws.pubsub.batch import MAX_BYTES, MESSAGE_BYTES, Batch, next_batch
 from django_ws.pubsub.envelope import Broadcast, seal, seal_check
 from django_ws.pubsub.hubs import publisher_of, running_hub
+from django_ws.pubsub.outgoing import broadcast_of
 from django_ws.server.frames import Frames
 from django_ws.server.protocol import FastProtocol
 from django_ws.types import Scope
@@ -167,6 +168,24 @@ async def test_topics_keep_their_order_between_them(kind: type[Any]) -> None:
         )
         await arrived([client], 4)
         assert received(client) == [0, 1, 2, 3]
+
+
+@both
+async def test_a_broadcast_to_several_topics_comes_once_and_in_its_place(kind: type[Any]) -> None:
+    class Two(WebSocketHandler):
+        topics = ("room", "other")
+
+    async with clients(Two, 2, kind) as some:
+        excluded = handlers[0].id
+        messages: list[tuple[str, bytes]] = []
+        for number in range(0, 9, 3):
+            messages += broadcast_of("room", number).messages()
+            messages += broadcast_of(["other", "room"], number + 1).messages()
+            messages += broadcast_of(["room", "other"], number + 2, excluded).messages()
+        publisher_of("default").publish([*messages, ("other", seal("last"))])
+        await until(lambda: all("last" in received(client) for client in some))
+        assert received(some[1]) == [*range(9), "last"]
+        assert received(some[0]) == [0, 1, 3, 4, 6, 7, "last"]
 
 
 @both
