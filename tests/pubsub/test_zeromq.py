@@ -614,6 +614,21 @@ async def test_what_could_be_connected_by_half_can_be_closed(location: str, whic
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+async def test_a_probe_among_what_is_at_hand_confirms(proxy: ProxyProcess) -> None:
+    backend = ZeroMQBackend(proxy.location, "test:", {})
+    await backend.connect()
+    subscribing = asyncio.create_task(backend.subscribe(["room"]))
+    try:
+        async with asyncio.timeout(SECONDS):
+            while not backend.is_confirmed("room"):
+                backend._given = 0  # as the stream does, which nobody reads here
+                assert backend.at_hand() == []
+                await asyncio.sleep(0.005)
+            await subscribing
+    finally:
+        await backend.close()
+
+
 async def test_a_stream_without_a_pause_lets_the_loop_turn(location: str) -> None:
     turns = 0
 
