@@ -67,6 +67,7 @@ class Hub:
         self.rooms.keep(CONTROL_TOPIC, tells_gap=True)
         self.rooms.keep(self._addresses.topic)
         self._hears_orders = False
+        self._has_waited = False  # until single connections could be reached
         self.owners = Owners(loop)
         self.outbox = Outbox(loop, self._publish_many, lambda: self.rooms.backend)
         self._chores.start(self._listen)
@@ -334,7 +335,9 @@ class Hub:
 
     async def _publish_many(self, messages: list[tuple[str, bytes]]) -> None:
         await self.rooms.is_open.wait()
-        await self.ready()  # it may be to a connection of this very loop
+        if not self._has_waited:  # the first may be to a connection of this very loop
+            await self.ready()
+            self._has_waited = True
         await self.rooms.backend.publish_many(messages)
 
     async def close(self) -> None:

@@ -312,13 +312,25 @@ async def test_a_backend_that_is_away_holds_up_nobody_who_publishes_or_asks_for_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("django_ws.pubsub.hub.READY_SECONDS", 0.01)
+    waits: list[Hub] = []
+    real = Hub.ready
+
+    async def ready(self: Hub) -> None:
+        waits.append(self)
+        await real(self)
+
+    monkeypatch.setattr(Hub, "ready", ready)
     fickle.is_down = True
     async with client(Quiet):
         handler = the_handler()
         assert await asyncio.to_thread(lambda: handler.id) == handler.id
-        await the_hub().ready()
         assert not the_hub().rooms.is_ready.is_set()
         with pytest.raises(BroadcastError, match="it is down"):
             await abroadcast("room", 1)
+        began = len(waits)
+        for _ in range(3):
+            with pytest.raises(BroadcastError, match="it is down"):
+                await abroadcast("room", 1)
+        assert len(waits) == began == 2  # once for the id, and once for all broadcasts
         fickle.is_down = False
         await until(the_hub().rooms.is_ready.is_set)
