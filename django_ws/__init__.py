@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from django_ws.handler import WebSocketHandler
     from django_ws.pubsub.publish import (
         abroadcast,
+        abroadcast_many,
         adisconnect,
         broadcast,
+        broadcast_many,
         broadcast_on_commit,
         disconnect,
     )
-    from django_ws.pubsub.topics import user_topic
+    from django_ws.pubsub.topics import connection_topic, user_topic
     from django_ws.request import WebSocketRequest
     from django_ws.routing import ws_reverse, ws_url
     from django_ws.tasks import TASK_DUPLICATE_STARTED, TASK_WS_CLOSED
@@ -34,9 +36,12 @@ __all__ = [
     "WebSocketRequest",
     "__version__",
     "abroadcast",
+    "abroadcast_many",
     "adisconnect",
     "broadcast",
+    "broadcast_many",
     "broadcast_on_commit",
+    "connection_topic",
     "disconnect",
     "get_websocket_application",
     "user_topic",
@@ -47,9 +52,12 @@ __all__ = [
 _MODULES = {
     "broadcast": "pubsub.publish",
     "abroadcast": "pubsub.publish",
+    "broadcast_many": "pubsub.publish",
+    "abroadcast_many": "pubsub.publish",
     "broadcast_on_commit": "pubsub.publish",
     "disconnect": "pubsub.publish",
     "adisconnect": "pubsub.publish",
+    "connection_topic": "pubsub.topics",
     "user_topic": "pubsub.topics",
     "TASK_DUPLICATE_STARTED": "tasks",
     "TASK_WS_CLOSED": "tasks",

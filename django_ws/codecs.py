@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 from collections.abc import Callable, Collection, Iterable
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from enum import Enum
+from itertools import compress
 from typing import Any, Protocol
+from uuid import UUID
 
 import msgspec
 from django.utils.functional import LazyObject, Promise
@@ -52,12 +57,12 @@ class JSONCodec:
     Beside the plain types it encodes datetime, date, time (RFC 3339; aware UTC ends in ``Z``),
     timedelta (ISO 8601, read by ``django.utils.dateparse.parse_duration``), Decimal and UUID
     (as text), lazy strings, dataclasses, enums and model choices (by value), sets and tuples
-    (as arrays). NaN and infinities of ``float`` become ``null``; bytes become base64 text.
+    (as arrays). NaN and infinities of ``float`` become ``null``.
     Keys may be text, lazy text, numbers, ``None`` and ``bool`` (``"null"``, ``"true"``), dates
     and UUIDs: all become text. Integers may be of any size up to 4,300 digits, though
     JavaScript rounds those beyond 2**53.
 
-    Refused with ``EncodeError``: model instances, querysets, iterators, text with lone
+    Refused with ``EncodeError``: bytes, model instances, querysets, iterators, text with lone
     surrogates, values that contain themselves or are nested about as deep as Python's
     recursion limit. Subclasses of ``list`` and ``dict`` are read as they are stored, past
     their own methods: send ``form.errors.get_json_data()``, since ``form.errors`` keeps its
@@ -67,12 +72,15 @@ class JSONCodec:
     ``DecodeError``; of duplicate keys the last wins. Safe to share between threads.
     """
 
-    # Hot: a try that succeeds is free, so this is msgspec plus one method call.
+    # Hot: a try that succeeds is free, so this is msgspec plus two calls.
     def encode(self, message: Any) -> str:
         try:
-            return _json_encode(message).decode()
+            text = _json_encode(message).decode()
         except Exception as error:
             raise _encode_error(_json_encode, message, error) from error
+        if type(message) is not str:
+            _refuse_bytes(message)
+        return text
 
     def decode(self, data: str | bytes) -> Any:
         try:
@@ -174,6 +182,59 @@ def _encode_hook(value: Any) -> Any:
         return float.__float__(value)
     raise TypeError(f"{_name(value)} cannot be encoded: {_cure(kind)}")
 
+
+def _refuse_bytes(message: Any) -> None:
+    """msgspec, which has no switch for it, writes bytes as base64: no receiver could tell it
+    from text.
+    """
+    if type(message) is dict:  # most are flat
+        for key, value in message.items():
+            if type(value) not in _LEAVES or type(key) is bytes:
+                break
+        else:
+            return
+    if _has_bytes(message):
+        raise EncodeError(_path_to_bytes(message), _NO_BYTES)
+
+
+def _has_bytes(message: Any) -> bool:
+    """Level by level, and in C: a visit to each value in Python takes several times as long."""
+    level: list[Any] = [[message]]
+    while True:
+        below = gc.get_referents(*level)  # all keys and values, of containers as plain as these
+        kinds = [*map(type, below)]
+        found = {*kinds}
+        if found <= _LEAVES:
+            return False
+        if not found.isdisjoint(_BYTES):
+            return True
+        level = [*compress(below, map(_CONTAINERS.__contains__, kinds))]
+        if others := found - _LEAVES - _CONTAINERS:
+            for value in below:
+                if type(value) in others:
+                    level.append([child for _, child, _ in _children(value)])
+
+
+def _path_to_bytes(value: Any) -> str:
+    """Where the first of them is. There must be one."""
+    path = "$"
+    while type(value) not in _BYTES:
+        step, value = next(
+            (step, child) for step, child, _ in _children(value) if _has_bytes(child)
+        )
+        path += step
+    return path
+
+
+_LEAVES = frozenset(
+    {str, int, float, bool, type(None), datetime, date, time, timedelta, Decimal, UUID}
+)
+_BYTES = frozenset({bytes, bytearray, memoryview})
+_CONTAINERS = frozenset({dict, list, tuple, set, frozenset})
+_NO_BYTES = (
+    "bytes, which JSON has not: send base64.b64encode(value).decode(), or use send_bytes() for a "
+    "message of nothing else, or MessagePackCodec"
+)
 
 _json_encode = msgspec.json.Encoder(enc_hook=_encode_hook).encode
 _json_decode = msgspec.json.Decoder().decode

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from enum import Enum, auto
@@ -392,7 +393,8 @@ class Connection:
     def _tells_reasons(self) -> bool:
         """Whether the server gives the client's reason: ASGI has it since version 2.4."""
         asgi: dict[str, str] = self.scope.get("asgi") or {}
-        return asgi.get("spec_version", "2.0") >= "2.4"
+        version = re.match(r"(\d+)\.(\d+)", str(asgi.get("spec_version", "2.0")))
+        return version is not None and (int(version[1]), int(version[2])) >= (2, 4)
 
     def over(self) -> None:
         """The application returns, whether or not anything was closed."""

@@ -14,10 +14,16 @@ def without_frames(error: Error) -> Error:
     The text has files, lines and source as always, and no variable.
     """
     links: list[BaseException | None] = [error]
+    seen: set[int] = set()  # they may go in circles
     for link in links:
-        if link is not None and link.__traceback__ is not None:
+        if link is None or id(link) in seen:
+            continue
+        seen.add(id(link))
+        if link.__traceback__ is not None:
             places = "".join(traceback.format_tb(link.__traceback__))
             link.add_note(f"Raised at (its frames are withheld, for what they hold):\n{places}")
             link.__traceback__ = None
-            links += [link.__cause__, link.__context__]
+        links += [link.__cause__, link.__context__]
+        if isinstance(link, BaseExceptionGroup):
+            links += link.exceptions
     return error

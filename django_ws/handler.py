@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from http import HTTPStatus
@@ -17,14 +16,14 @@ from django.utils.timezone import now
 from django_ws import conf
 from django_ws.acting import Done, Failed, act, done
 from django_ws.codecs import Codec, JSONCodec, TextCodec
-from django_ws.connection import CONNECTING, OPEN, Connection, Overflow
+from django_ws.connection import CONNECTING, HANDED_OVER, OPEN, Connection, Overflow
 from django_ws.exceptions import DecodeError, EncodeError, InvalidMessage, Reject, StateError
 from django_ws.hooks import Hooks, hooks_of
 from django_ws.lifecycle import Life
 from django_ws.printable import printable
-from django_ws.pubsub.envelope import seal
-from django_ws.pubsub.hubs import hub_of
-from django_ws.pubsub.topics import check_topics
+from django_ws.pubsub.addresses import addresses_of
+from django_ws.pubsub.hubs import ensure_hub, hub_of
+from django_ws.pubsub.outgoing import broadcast_of, messages_of
 from django_ws.read_only import read_only
 from django_ws.request import WebSocketRequest
 from django_ws.tasks import (
@@ -36,6 +35,7 @@ from django_ws.tasks import (
     too_late,
 )
 from django_ws.throttled_log import ThrottledLog
+from django_ws.types import Subscriber
 
 logger = logging.getLogger("django.ws.request")
 
@@ -247,16 +247,42 @@ class WebSocketHandler:
 
     @read_only
     def id(self) -> str:
-        """This connection's unique id: 32 random hexadecimal digits."""
-        return self._own_id
+        """This connection's unique id, 32 random hexadecimal digits: for ``exclude``, and for
+        ``connection_topic``, by which anybody can reach this connection.
+        """
+        identity = self._own_id
+        if "_is_addressed" not in self.__dict__:
+            self.__dict__["_is_addressed"] = True
+            loop = self._connection.loop
+            addresses_of(loop).add(identity, self)
+            ensure_hub(loop, self.using)
+        return identity
 
     @read_only
     def _own_id(self) -> str:
-        """The same, where a subclass has an ``id`` of its own."""
+        """The same, also where a subclass has an ``id`` of its own. As long as nobody else knows
+        it, the connection cannot be reached by it.
+        """
         identity: str | None = self.__dict__.get("_id")
         if identity is None:
-            identity = self.__dict__.setdefault("_id", secrets.token_hex(16))
+            new = addresses_of(self._connection.loop).new_id()
+            identity = self.__dict__.setdefault("_id", new)
         return identity
+
+    @property
+    def _hears_gaps(self) -> bool:
+        return "on_broadcast_gap" in self._hooks.overridden
+
+    def _as_subscriber(self, *, for_message: bool) -> Subscriber | None:
+        """For broadcasts to this connection alone; None after the end, and for messages where
+        an application has the connection.
+        """
+        life = self._life
+        if life is None or self._connection.gone:
+            return None
+        if for_message and self._connection.state is HANDED_OVER:
+            return None
+        return life.subscriptions
 
     @read_only
     def _known_id(self) -> str | None:
@@ -409,19 +435,27 @@ class WebSocketHandler:
         return act(self._connection.loop, "unsubscribe", leave)
 
     def broadcast(
-        self, topics: str | Iterable[str], message: Any, exclude_self: bool = False
+        self,
+        topics: str | Iterable[str],
+        message: Any,
+        exclude_self: bool = False,
+        *,
+        exclude_users: Any = (),
     ) -> Awaitable[None]:
         """Send a message to all subscribers of a topic, or of several, in every process.
 
-        Raises ``EncodeError`` and ``InvalidTopic`` at the call. Awaiting returns when the
-        backend has taken it and raises ``BroadcastError`` if it has not after 5 s. What nobody
-        awaits keeps its order all the same; a failure is logged.
+        Who has joined several of them gets it once; the connections of ``exclude_users`` (users,
+        or their ids) do not. Raises ``EncodeError``, ``InvalidTopic`` and ``ValueError`` at the
+        call. Awaiting returns when the backend has taken it and raises ``BroadcastError`` if it
+        has not after 5 s. What nobody awaits keeps its order all the same; a failure is logged.
         """
-        data = seal(message, self._own_id if exclude_self else None)
-        messages = [(topic, data) for topic in check_topics(topics)]
-        return act(
-            self._connection.loop, "broadcast", lambda: hub_of(self.using).outbox.put(messages)
-        )
+        exclude = self._own_id if exclude_self else None
+        outgoing = broadcast_of(topics, message, exclude, exclude_users)
+
+        def put() -> Awaitable[None]:
+            return hub_of(self.using).outbox.put(messages_of([outgoing], self.using))
+
+        return act(self._connection.loop, "broadcast", put)
 
     # Background tasks
 

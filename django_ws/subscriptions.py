@@ -17,7 +17,7 @@ from django_ws.exceptions import TooManyTopics, TopicForbidden
 from django_ws.hook_queue import HasBackground, HookQueue, TopicHandler, cannot_send
 from django_ws.pubsub.envelope import Broadcast
 from django_ws.pubsub.hub import Hub
-from django_ws.pubsub.topics import check_topics
+from django_ws.pubsub.topics import ConnectionTopic, check_topics, check_topics_to_join
 from django_ws.types import Event, Subscriber
 
 
@@ -68,7 +68,7 @@ class Subscriptions:
         """
         if self._connection.gone:
             return Failed(self._connection.closed_error())
-        joining = check_topics(topics)
+        joining = check_topics_to_join(topics)
         limit = conf.get().ws_max_topics
         topics_then = tuple(dict.fromkeys((*self.topics, *joining)))
         if len(topics_then) > limit:
@@ -86,18 +86,18 @@ class Subscriptions:
 
     def _choose_member(self, topic: str, function: TopicHandler | None) -> None:
         """Who stands for this connection in the topic: itself, or what calls the handler."""
-        before = self._member(topic)
-        if function is not None:
-            if self._members is None:
-                self._members = {}
+        members = self._members
+        if members is not None and topic in members:
+            members[topic].function = function
+        elif function is not None:
+            if members is None:
+                members = self._members = {}
                 if not self._handler.concurrent_broadcasts:
                     is_locked = not self._is_held and self._connection.inbound.in_hook
                     self._calls.take_turns(is_locked=is_locked)
-            self._members[topic] = TopicMember(self, function)
-        elif self._members is not None:
-            self._members.pop(topic, None)
-        if topic in self.topics and self._member(topic) is not before:
-            self._hub.rooms.leave(before, topic)
+            members[topic] = TopicMember(self, function)
+            if topic in self.topics:
+                self._hub.rooms.replace(self, members[topic], topic)
 
     def _member(self, topic: str) -> Subscriber:
         return (self._members or {}).get(topic, self)
@@ -152,8 +152,14 @@ class Subscriptions:
 
     # What the hub calls
 
-    def is_called(self, connection_ids: Container[str]) -> bool:
-        return self._handler._known_id in connection_ids
+    @property
+    def stands_for(self) -> Subscriptions:
+        return self
+
+    def is_called(self, names: Container[str]) -> bool:
+        if self._handler._known_id in names:
+            return True
+        return self._owners is not None and any(owner in names for owner in self._owners[1])
 
     def deliver(self, broadcast: Broadcast) -> None:
         if self._has_hook or self._is_held:
@@ -184,7 +190,11 @@ class Subscriptions:
         self.write_frames = connection.outbound.write_frames if has_frames else None
 
     def missed(self, topics: frozenset[str]) -> None:
-        topics = topics.intersection(self.topics)  # some may have been left meanwhile
+        topics = frozenset(  # some may have been left meanwhile
+            topic
+            for topic in topics
+            if topic in self.topics or isinstance(topic, ConnectionTopic)  # it is its own
+        )
         if self._has_ended:
             return
         if topics and "on_broadcast_gap" in self._handler._hooks.overridden:
@@ -207,7 +217,7 @@ class Subscriptions:
 class TopicMember:
     """Stands for a connection in a topic that has a handler of its own (a ``Subscriber``)."""
 
-    __slots__ = ("_function", "_subscriptions")
+    __slots__ = ("function", "stands_for")
 
     codec: Any = None
     send: Callable[[Event], None] | None = None  # each broadcast must be delivered
@@ -215,23 +225,26 @@ class TopicMember:
     write_frames: Callable[[Any], bool] | None = None
 
     def __init__(self, subscriptions: Subscriptions, function: TopicHandler) -> None:
-        self._subscriptions = subscriptions
-        self._function = function
+        self.stands_for = subscriptions
+        self.function: TopicHandler | None = function  # None: it was joined again without one
 
-    def is_called(self, connection_ids: Container[str]) -> bool:
-        return self._subscriptions.is_called(connection_ids)
+    def is_called(self, names: Container[str]) -> bool:
+        return self.stands_for.is_called(names)
 
     def deliver(self, broadcast: Broadcast) -> None:
-        self._subscriptions.queue.put(broadcast, self._function)
+        if self.function is None:
+            self.stands_for.deliver(broadcast)
+        else:
+            self.stands_for.queue.put(broadcast, self.function)
 
     def missed(self, topics: frozenset[str]) -> None:
-        self._subscriptions.missed(topics)
+        self.stands_for.missed(topics)
 
     def not_joined(self, topic: str) -> None:
-        self._subscriptions.not_joined(topic)
+        self.stands_for.not_joined(topic)
 
     def disconnect(self, code: int, reason: str) -> None:
-        self._subscriptions.disconnect(code, reason)
+        self.stands_for.disconnect(code, reason)
 
     def check_login(self) -> None:
-        self._subscriptions.check_login()
+        self.stands_for.check_login()

@@ -46,13 +46,17 @@ _pool: ThreadPoolExecutor | None = None
 _pool_lock = threading.Lock()
 
 
-def pool() -> ThreadPoolExecutor:
-    """The process's threads, made at first use, at most ``WS_SYNC_THREADS`` of them."""
+def _run_soon(function: Callable[..., None], *args: Any) -> None:
+    """In one of the process's threads, made at first use, at most ``WS_SYNC_THREADS`` of them.
+
+    Raises ``RuntimeError`` where there can be no thread: the system refuses one, or the process
+    ends. The call may run all the same, later.
+    """
     global _pool
-    with _pool_lock:
+    with _pool_lock:  # until it is taken: a setting may have it replaced
         if _pool is None:
             _pool = ThreadPoolExecutor(conf.get().ws_sync_threads, thread_name_prefix="django_ws")
-        return _pool
+        _pool.submit(function, *args)
 
 
 @receiver(setting_changed)
@@ -108,7 +112,7 @@ class InOrder(Executor):
         self._around = around
         self._lock = threading.Lock()
         self._waiting: deque[tuple[Future[Any], Callable[..., Any], Callable[[], Any]]] = deque()
-        self._running = False
+        self._runner: object | None = None  # of what waits: one at a time
         self._current: Callable[..., Any] | None = None  # what runs now
         self._is_watched = False  # a timer looks soon whether it still runs
 
@@ -120,24 +124,24 @@ class InOrder(Executor):
 
         with self._lock:
             self._waiting.append((future, fn, call))
-            is_first = not self._running
-            watches = not is_first and not self._is_watched
-            self._running = True
+            runner = None
+            if self._runner is None:
+                runner = self._runner = object()
+            watches = runner is None and not self._is_watched
             self._is_watched = self._is_watched or watches
-        if is_first:
-            self._hand_to_pool()
+        if runner is not None:
+            self._start(runner)
         elif watches:
             self._watch()
         return future
 
-    def _hand_to_pool(self) -> None:
+    def _start(self, runner: object) -> None:
         try:
-            pool().submit(self._run_next, time.monotonic())
-        except BaseException as error:  # the process ends, or has no thread left
+            _run_soon(self._run_next, runner, time.monotonic())
+        except RuntimeError as error:
             with self._lock:
-                refused = list(self._waiting)
-                self._waiting.clear()
-                self._running = False
+                self._runner = None
+                refused, self._waiting = self._waiting, deque()
             for future, _, _ in refused:
                 if future.set_running_or_notify_cancel():
                     future.set_exception(error)
@@ -171,7 +175,11 @@ class InOrder(Executor):
                 waiting,
             )
 
-    def _run_next(self, submitted_at: float) -> None:
+    def _run_next(self, runner: object, submitted_at: float) -> None:
+        with self._lock:
+            if self._runner is not runner:  # it was refused, and is called all the same
+                return
+            future, self._current, call = self._waiting.popleft()
         waited = time.monotonic() - submitted_at
         if waited >= LONG_SECONDS:
             _busy.log(
@@ -182,8 +190,6 @@ class InOrder(Executor):
                 waited,
                 conf.get().ws_sync_threads,
             )
-        with self._lock:
-            future, self._current, call = self._waiting.popleft()
         if future.set_running_or_notify_cancel():
             try:
                 result = call()
@@ -195,10 +201,10 @@ class InOrder(Executor):
         with self._lock:
             self._current = None
             if not self._waiting:
-                self._running = False
+                self._runner = None
                 return
         # One call for each place in the pool's queue: a busy connection takes its turn.
-        self._hand_to_pool()
+        self._start(runner)
 
 
 def _unit_of_work(around: Around | None) -> AbstractContextManager[Any]:
@@ -307,8 +313,9 @@ def give_everything_to(executor: Executor) -> None:
 
 
 def _after_fork() -> None:
-    global _pool
+    global _pool, _pool_lock
     _pool = None  # its threads stayed with the parent
+    _pool_lock = threading.Lock()  # one of them may have held it
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows knows no fork

@@ -29,8 +29,13 @@ class Subscriber(Protocol):
     prepare: Callable[[Sequence[str | bytes]], Any] | None
     write_frames: Callable[[Any], bool] | None
 
-    def is_called(self, connection_ids: Container[str]) -> bool:
-        """Whether the connection's id is one of those."""
+    @property
+    def stands_for(self) -> Any:
+        """The same object for all subscribers that stand for one connection."""
+        ...
+
+    def is_called(self, names: Container[str]) -> bool:
+        """Whether the connection's id, or the name of one of its owners, is one of those."""
         ...
 
     def deliver(self, broadcast: Any) -> None:

@@ -132,12 +132,54 @@ def test_a_type_arrives_as(codec: Codec, message: object, expected: object) -> N
         ({1: 1, Number(2): 2}, '{"1":1,"2":2}'),
         ({None: 1, True: 2, False: 3}, '{"null":1,"true":2,"false":3}'),
         ({uuid.UUID(int=1): 1}, '{"00000000-0000-0000-0000-000000000001":1}'),
-        ([b"\xff", bytearray(b"\xff"), memoryview(b"\xff")], '["/w==","/w==","/w=="]'),
     ],
     ids=lambda value: repr(value)[:40],
 )
 def test_json_writes(message: object, text: str) -> None:
     assert JSONCodec().encode(message) == text
+
+
+class Payload(enum.Enum):
+    EMPTY = b""
+
+
+@pytest.mark.parametrize(
+    ("message", "path"),
+    [
+        (b"", "$"),
+        (bytearray(b"a"), "$"),
+        (memoryview(b"a"), "$"),
+        ({"user": {"avatar": b"\xff" * 150}}, '$["user"]["avatar"]'),
+        ([1, "a", [None, {"b": [b"x" * 70_000]}]], '$[2][1]["b"][0]'),
+        ((1, 2.5, memoryview(b"\xff")), "$[2]"),
+        ({2**70: bytearray(b"\xff")}, "$[1180591620717411303424]"),
+        ({frozenset([b"k"])}, "$[0][0]"),
+        ({b"k": 1}, "$[a value of type bytes]"),
+        (Point(1, Slotted([b"x"])), "$.y.x[0]"),
+        (Typed(b"x"), "$.x"),
+        (Payload.EMPTY, "$.value"),
+        ({"a": "ęć", "b": [Point(2, b"x")]}, '$["b"][0].y'),
+    ],
+    ids=name_of,
+)
+def test_bytes_are_no_json(message: object, path: str) -> None:
+    with pytest.raises(EncodeError, match="bytes, which JSON has not: send base64") as caught:
+        JSONCodec().encode(message)
+    assert caught.value.path == path
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"text": "ęćłİşğ", "at": 1e300, "more": [0xC4, 0xC5, 0xC6, 2**70, -0.1]},
+        Point(0xC4C4C4C4, Slotted({1, 2, "ę"})),
+        Typed({"Ķ": [lazystr("ķ"), mark_safe("Ä"), Colour.RED, Size.SMALL, Number(0xC5)]}),
+        msgspec.Raw('{"ę":1}'.encode()),
+    ],
+    ids=name_of,
+)
+def test_what_looks_like_bytes_in_messagepack_is_json_all_the_same(message: Any) -> None:
+    assert JSONCodec().decode(JSONCodec().encode(message)) is not None
 
 
 @pytest.mark.parametrize(

@@ -265,7 +265,7 @@ async def test_waiting_long_for_a_free_thread_is_told(
 
 
 def waiting_in_the_pool() -> bool:
-    return not sync.pool()._work_queue.empty()
+    return sync._pool is not None and not sync._pool._work_queue.empty()
 
 
 def test_work_submitted_by_a_thread_is_done_in_order_and_watched_by_nobody() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -18,12 +19,13 @@ MESSAGE_BYTES = 100  # counted for each besides its own: a batch is prepared wit
 
 
 class Batch:
-    """Never empty. Orders, to disconnect for example, are alone in theirs."""
+    """Never empty. Orders, to disconnect for example, are alone in theirs, and so are the
+    copies of a broadcast to several topics, since their receivers are not all of the topic's.
+    """
 
-    __slots__ = ("_frames", "broadcasts", "size", "topic")
+    __slots__ = ("_frames", "broadcasts", "size")
 
     def __init__(self, broadcast: Broadcast) -> None:
-        self.topic = broadcast.topic
         self.broadcasts = [broadcast]
         self.size = len(broadcast.payload) + MESSAGE_BYTES
         self._frames: dict[tuple[int, int], tuple[Codec, Any]] = {}
@@ -31,11 +33,14 @@ class Batch:
     def add(self, broadcast: Broadcast) -> bool:
         """Whether it belongs to the others, and is now the last of them."""
         size = self.size + len(broadcast.payload) + MESSAGE_BYTES
+        first = self.broadcasts[0]
         if (
-            broadcast.topic != self.topic
+            broadcast.topic != first.topic
             or size > MAX_BYTES
             or broadcast.kind in ORDERS
-            or self.broadcasts[0].kind in ORDERS
+            or first.kind in ORDERS
+            or broadcast.id
+            or first.id
         ):
             return False
         self.broadcasts.append(broadcast)
@@ -43,9 +48,9 @@ class Batch:
         return True
 
     @property
-    def excluded(self) -> set[str]:
-        """The ids of connections that shall not get all of them."""
-        return {broadcast.exclude for broadcast in self.broadcasts if broadcast.exclude}
+    def excluded(self) -> frozenset[str]:
+        """The names of connections that shall not get all of them."""
+        return frozenset().union(*[each.exclude for each in self.broadcasts if each.exclude])
 
     def frames_for(self, codec: Codec, prepare: Callable[[Sequence[str | bytes]], Any]) -> Any:
         """All of them as ``prepare`` makes them for a codec; None where it cannot encode one."""
@@ -59,29 +64,36 @@ class Batch:
         return self._frames[key][1]
 
 
-def batches(received: Iterable[Received]) -> Iterator[Batch | Gap | DecodeError]:
-    """What came together, in order; an error for each that this version does not know."""
-    batch: Batch | None = None
-    for item in map(_read, received):
-        if isinstance(item, Broadcast):
-            if batch is None:
-                batch = Batch(item)
-            elif not batch.add(item):
-                yield batch
-                batch = Batch(item)
-            continue
-        if batch is not None:
-            yield batch
-            batch = None
-        yield item
-    if batch is not None:
-        yield batch
+Item = Received | Broadcast  # as it has arrived, or read already
 
 
-def _read(received: Received) -> Broadcast | Gap | DecodeError:
-    if isinstance(received, Gap):
-        return received
+def next_batch(waiting: deque[Item]) -> Batch | Gap | DecodeError:
+    """What comes first of what waits, with what of the same topic follows at once, taken out.
+
+    An error for what this version does not know. ``waiting`` must not be empty.
+    """
+    first = _read(waiting.popleft())
+    if not isinstance(first, Broadcast):
+        return first
+    batch = Batch(first)
+    while waiting:
+        item = waiting[0]
+        if not isinstance(item, tuple) or item[0] != first.channel:
+            break
+        following = _read(item)
+        if not isinstance(following, Broadcast):
+            break
+        if not batch.add(following):
+            waiting[0] = following
+            break
+        waiting.popleft()
+    return batch
+
+
+def _read(item: Item) -> Broadcast | Gap | DecodeError:
+    if not isinstance(item, tuple):
+        return item
     try:
-        return Broadcast(*received)
+        return Broadcast(*item)
     except DecodeError as error:
         return error

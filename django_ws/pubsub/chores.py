@@ -49,4 +49,5 @@ class Chores:
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
-        await asyncio.wait(tasks)
+        if tasks:
+            await asyncio.wait(tasks)

@@ -1,25 +1,37 @@
-"""One event loop's listener: dispatches what arrives, once, to all local subscribers.
+"""One event loop's listener: delivers what arrives, once, to all local subscribers.
 
 It never awaits a handler or a socket, and lets the event loop turn after a few milliseconds of
-work. Which topics it listens to, and for whom, is in ``rooms``.
+work. Which topics it listens to, and for whom, is in ``rooms``; what arrives faster than it can be
+delivered waits in ``arrivals``, from which topics take turns.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Container, Iterable, Sequence
+from collections import deque
+from collections.abc import (
+    Callable,
+    Collection,
+    Container,
+    Iterable,
+    Iterator,
+    Sequence,
+)
+from contextlib import suppress
 from typing import Any
 
 from django_ws.exceptions import DecodeError
+from django_ws.pubsub.addresses import addresses_of
+from django_ws.pubsub.arrivals import ALL_TOPICS, Arrivals
 from django_ws.pubsub.backends.base import Backend, Gap
-from django_ws.pubsub.batch import Batch, batches
+from django_ws.pubsub.batch import Batch, Item, next_batch
 from django_ws.pubsub.chores import Chores
-from django_ws.pubsub.envelope import CHECK, DISCONNECT, Broadcast
+from django_ws.pubsub.envelope import CHECK, ORDERS, Broadcast
 from django_ws.pubsub.outbox import Outbox
 from django_ws.pubsub.owners import Owners
 from django_ws.pubsub.rooms import Rooms
-from django_ws.pubsub.topics import CONTROL_TOPIC
+from django_ws.pubsub.topics import CONTROL_TOPIC, connection_topic
 from django_ws.pubsub.turns import Turns
 from django_ws.throttled_log import ThrottledLog
 from django_ws.types import Subscriber
@@ -30,31 +42,53 @@ _unknown = ThrottledLog(logger, logging.WARNING, "broadcasts in an unknown envel
 _not_handed_on = ThrottledLog(logger, logging.ERROR, "broadcasts that could not be handed on")
 _not_told = ThrottledLog(logger, logging.ERROR, "subscribers that could not be told")
 
+READ_AT_ONCE = 500  # in a flood, before somebody else may have a turn
 SLICE_MEMBERS = 32  # after how many the clock is asked
 RESTART_SECONDS = 1.0
+READY_SECONDS = 0.5
+
+Work = Iterator[None]  # a delivery, in small steps: between them somebody else may have a turn
 
 
 class Hub:
     """For one event loop, and its thread only."""
 
-    def __init__(self, make_backend: Callable[[], Backend], on_end: Callable[[], None]) -> None:
+    def __init__(self, make_backend: Callable[[], Backend], on_end: Callable[[Hub], None]) -> None:
+        loop = asyncio.get_running_loop()
         self._make_backend = make_backend
         self._on_end = on_end
-        self._chores = Chores(asyncio.get_running_loop())
+        self._chores = Chores(loop)
         self._turns = Turns()
+        self._arrivals = Arrivals()
+        self._is_behind = asyncio.Event()  # something waits in there
+        self._addresses = addresses_of(loop)
         self.rooms = Rooms(self._chores, self._tell_gap)
-        self.rooms.listen_to(make_backend())
-        self.rooms.keep(CONTROL_TOPIC)
+        self.rooms.listen_to(self._new_backend())
+        self.rooms.keep(CONTROL_TOPIC, tells_gap=True)
+        self.rooms.keep(self._addresses.topic)
         self._hears_orders = False
-        loop = asyncio.get_running_loop()
+        self._has_waited = False  # until single connections could be reached
         self.owners = Owners(loop)
         self.outbox = Outbox(loop, self._publish_many, lambda: self.rooms.backend)
         self._chores.start(self._listen)
+        self._chores.start(self._catch_up)
 
     @property
     def is_connected(self) -> bool:
         """Whether what is published now arrives here, as far as is known."""
         return self.rooms.is_open.is_set() and self.rooms.backend.is_confirmed(CONTROL_TOPIC)
+
+    async def ready(self) -> None:
+        """Wait until single connections can be reached, but no longer than half a second."""
+        if not self.rooms.is_ready.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(READY_SECONDS):
+                    await self.rooms.is_ready.wait()
+
+    def _new_backend(self) -> Backend:
+        backend = self._make_backend()
+        backend.is_crowded = self._arrivals.is_crowded
+        return backend
 
     # Receiving
 
@@ -62,7 +96,7 @@ class Hub:
         try:
             await self._listen_always()
         finally:
-            self._on_end()
+            self._on_end(self)
 
     async def _listen_always(self) -> None:
         while True:
@@ -77,64 +111,137 @@ class Hub:
                 self.rooms.is_open.clear()
                 await backend.close()
             await asyncio.sleep(RESTART_SECONDS)
-            self.rooms.listen_to(self._make_backend())
+            self.rooms.listen_to(self._new_backend())
 
     async def _receive(self, backend: Backend) -> None:
-        turns = self._turns
+        arrivals = self._arrivals
+        read = 0
         async for received in backend.stream():
-            turns.begin()
-            for item in batches([received, *backend.at_hand()]):
-                try:
-                    await self._handle(item)
-                except Exception as error:  # whatever was published, the listener goes on
-                    _not_handed_on.log(
-                        (backend.server, type(error).__qualname__),
-                        "what %s sent could not be handed on",
-                        backend.server,
-                        exc_info=error,
-                    )
-                if turns.are_over():
-                    await turns.pass_on()
-            turns.finish()
+            waiting: deque[Item] = deque((received, *backend.at_hand()))
+            if arrivals or not self._deliver_at_once(waiting):
+                for item in waiting:
+                    arrivals.put(item)
+                self._is_behind.set()
+                read += len(waiting)
+                if read >= READ_AT_ONCE:  # there may be no end of what the stream has
+                    read = 0
+                    await asyncio.sleep(0)
 
-    async def _handle(self, item: Batch | Gap | DecodeError) -> None:
-        match item:
-            case Batch():
-                await self._dispatch(item)
-            case Gap():
-                await self._tell_gap(item.topics)
-            case _:
-                _unknown.log(self.rooms.backend.server, "dropped: %s", item)
+    def _deliver_at_once(self, waiting: deque[Item]) -> bool:
+        """In the order in which it came. Whether that was all, before the turn was over."""
+        turns = self._turns
+        turns.begin()
+        while waiting and not turns.are_over():
+            item = next_batch(waiting)
+            work = self._work(item)
+            if not self._run(work):
+                channel = item.broadcasts[0].channel if isinstance(item, Batch) else ALL_TOPICS
+                self._arrivals.put_begun(channel, work)
+                return False
+        turns.finish()
+        return not waiting
 
-    async def _dispatch(self, batch: Batch) -> None:
-        broadcast = batch.broadcasts[0]
-        if broadcast.kind == DISCONNECT:
-            whose, code, reason = broadcast.message()
-            self.owners.end(whose)
-            await self._for_each(self._found(whose), lambda each: each.disconnect(code, reason))
+    async def _catch_up(self) -> None:
+        """Deliver what waits, as long as anything does."""
+        while True:
+            await self._is_behind.wait()
+            self._is_behind.clear()
+            while True:
+                await self._turns.pass_on(is_flooded=self._arrivals.are_many)
+                if self._deliver_in_turn():
+                    break
+            self._turns.finish()
+
+    def _deliver_in_turn(self) -> bool:
+        """A batch of each topic after the other. Whether nothing waits any more."""
+        arrivals, turns = self._arrivals, self._turns
+        while (queue := arrivals.next()) is not None:
+            if queue.work is None:
+                queue.work = self._work(arrivals.take(queue))
+            if self._run(queue.work):
+                queue.work = None
+            arrivals.end_turn()
+            if turns.are_over():
+                break
+        return not arrivals
+
+    def _run(self, work: Work) -> bool:
+        """Whether it came to its end before the turn was over."""
+        try:
+            for _ in work:
+                if self._turns.are_over():
+                    return False
+        except Exception as error:  # whatever was published, the listener goes on
+            server = self.rooms.backend.server
+            _not_handed_on.log(
+                (server, type(error).__qualname__),
+                "what %s sent could not be handed on",
+                server,
+                exc_info=error,
+            )
+        return True
+
+    def _work(self, item: Batch | Gap | DecodeError) -> Work:
+        if isinstance(item, Gap):
+            return self._gap(item.topics)
+        if isinstance(item, DecodeError):
+            return self._not_known(item)
+        if item.broadcasts[0].kind in ORDERS:
+            return self._obey(item.broadcasts[0])
+        return self._send_all(item)
+
+    def _not_known(self, error: DecodeError) -> Work:
+        _unknown.log(self.rooms.backend.server, "dropped: %s", error)
+        return iter(())
+
+    # Orders
+
+    def _obey(self, order: Broadcast) -> Work:
+        if order.kind == CHECK:
+            found = self._found(order.message())
+            yield from self._for_each(found, lambda member: member.check_login())
             return
-        if broadcast.kind == CHECK:
-            await self._for_each(self._found(broadcast.message()), lambda each: each.check_login())
-            return
-        members = self.rooms.members_of(batch.topic)
+        whose, code, reason = order.message()
+        self.owners.end(whose)
+        if order.to:
+            found = {*_those_of(self._addresses.find(order.to, for_message=False))}
+        else:
+            found = self._found(whose)
+        exclude = order.exclude
+
+        def disconnect(member: Subscriber) -> None:
+            if not (exclude and member.is_called(exclude)):
+                member.disconnect(code, reason)
+
+        yield from self._for_each(found, disconnect)
+
+    def _found(self, owner_or_topic: str) -> set[Subscriber]:
+        return self.owners.of(owner_or_topic).union(self.rooms.members_of(owner_or_topic))
+
+    # Messages
+
+    def _send_all(self, batch: Batch) -> Work:
+        """To all members of the topic, of whom some may leave between two steps."""
+        first = batch.broadcasts[0]
+        members = self._members_for(first)
+        receivers: Iterable[Subscriber] = members
+        if first.id:
+            receivers = self.rooms.copies.receivers(first.id, members)
         excluded = batch.excluded
         left: list[Subscriber] = []
-        async for here in self._slices(tuple(members), members):
+        for here in _slices(tuple(receivers), members):
             left += self._write_frames(batch, here, excluded)
+            yield
         if left:  # no message waits for a later one
             for broadcast in batch.broadcasts:
-                async for here in self._slices(left, members):
+                for here in _slices(left, members):
                     self._send(broadcast, here)
+                    yield
 
-    async def _slices(
-        self, some: Sequence[Subscriber], members: Container[Subscriber]
-    ) -> AsyncIterator[Sequence[Subscriber]]:
-        """A few at a time, without those who have left while the event loop turned."""
-        for start in range(0, len(some), SLICE_MEMBERS):
-            if self._turns.are_over():
-                await self._turns.pass_on()
-            here = some[start : start + SLICE_MEMBERS]
-            yield [member for member in here if member in members]
+    def _members_for(self, broadcast: Broadcast) -> dict[Subscriber, int]:
+        if not broadcast.to:
+            return self.rooms.members_of(broadcast.topic)
+        return _those_of(self._addresses.find(broadcast.to))
 
     def _write_frames(
         self, batch: Batch, members: Iterable[Subscriber], excluded: Container[str]
@@ -160,8 +267,8 @@ class Hub:
 
     def _send(self, broadcast: Broadcast, members: Iterable[Subscriber]) -> None:
         """One by one. Hot path where the server has no frames: one encoding for each codec."""
-        if broadcast.exclude:
-            exclude = (broadcast.exclude,)
+        exclude = broadcast.exclude
+        if exclude:
             members = [member for member in members if not member.is_called(exclude)]
         codec: Any = None
         for member in members:
@@ -178,19 +285,29 @@ class Hub:
                 codec = member.codec
             send(dict(event))
 
-    def _found(self, owner_or_topic: str) -> set[Subscriber]:
-        return self.owners.of(owner_or_topic).union(self.rooms.members_of(owner_or_topic))
+    # Gaps
 
     async def _tell_gap(self, topics: Collection[str]) -> None:
+        """For the rooms: what was lost has nothing to do with what arrives now."""
+        self._turns.begin()
+        for _ in self._gap(topics):
+            if self._turns.are_over():
+                await self._turns.pass_on()
+        self._turns.finish()
+
+    def _gap(self, topics: Collection[str]) -> Work:
         missed: dict[Subscriber, set[str]] = {}
         for topic in topics:
             for member in self.rooms.members_of(topic):
                 missed.setdefault(member, set()).add(topic)
-        await self._for_each(missed, lambda member: member.missed(frozenset(missed[member])))
+        if self._addresses.topic in topics:
+            for connection_id, member in self._addresses.those_who_hear_gaps():
+                missed.setdefault(member, set()).add(connection_topic(connection_id))
+        yield from self._for_each(missed, lambda member: member.missed(frozenset(missed[member])))
         if CONTROL_TOPIC in topics:
-            await self._check_all()
+            yield from self._check_all()
 
-    async def _check_all(self) -> None:
+    def _check_all(self) -> Work:
         """Orders may have been missed: when the topic was lost, or before it was confirmed."""
         everybody = self.owners.everybody()
         if everybody and self._hears_orders:
@@ -200,11 +317,11 @@ class Hub:
                 self.rooms.backend.server,
             )
         self._hears_orders = True
-        await self._for_each(everybody, lambda each: each.check_login())
+        yield from self._for_each(everybody, lambda each: each.check_login())
 
-    async def _for_each(
+    def _for_each(
         self, members: Iterable[Subscriber], action: Callable[[Subscriber], None]
-    ) -> None:
+    ) -> Work:
         for member in members:
             try:
                 action(member)
@@ -212,17 +329,34 @@ class Hub:
                 _not_told.log(
                     type(error).__qualname__, "one subscriber could not be told", exc_info=error
                 )
-            if self._turns.are_over():
-                await self._turns.pass_on()
+            yield
 
     # Sending, and the end
 
     async def _publish_many(self, messages: list[tuple[str, bytes]]) -> None:
         await self.rooms.is_open.wait()
+        if not self._has_waited:  # the first may be to a connection of this very loop
+            await self.ready()
+            self._has_waited = True
         await self.rooms.backend.publish_many(messages)
 
     async def close(self) -> None:
         """Hand out what waits to be published, end all tasks, close the backend."""
         await self.outbox.flush()
         self.outbox.close()
+        self.rooms.close()
         await self._chores.end()
+        self._on_end(self)  # also where the listener was cancelled before its first step
+
+
+def _those_of(member: Subscriber | None) -> dict[Subscriber, int]:
+    """One that has joined before all others, or nobody."""
+    return {member: 0} if member is not None else {}
+
+
+def _slices(
+    some: Sequence[Subscriber], members: Container[Subscriber]
+) -> Iterator[Sequence[Subscriber]]:
+    """A few at a time, without those who have left while others had their turn."""
+    for start in range(0, len(some), SLICE_MEMBERS):
+        yield [member for member in some[start : start + SLICE_MEMBERS] if member in members]

@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import wait
 from typing import Any, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
@@ -15,7 +16,7 @@ from django.utils.module_loading import import_string
 
 from django_ws import conf
 from django_ws.pubsub.backends.base import Backend, SyncPublisher
-from django_ws.pubsub.hub import Hub
+from django_ws.pubsub.hub import READY_SECONDS, Hub
 
 DEFAULT = "default"  # the alias that every WS_BROADCAST has
 # A hub leaves when its loop ends: that cancels its tasks, whether anybody closes it or not.
@@ -50,7 +51,8 @@ def config_of(alias: str) -> conf.BroadcastConfig:
         return configured[alias]
     except KeyError:
         raise ImproperlyConfigured(
-            f"WS_BROADCAST has no {alias!r}, only {', '.join(map(repr, configured))}."
+            f"WS_BROADCAST has no {alias!r}, only {', '.join(map(repr, configured))}. Name one of "
+            "these, or add it there."
         ) from None
 
 
@@ -72,13 +74,52 @@ def hub_of(alias: str) -> Hub:
         backend = backend_class(alias, config)
         hub = _hubs[key] = Hub(
             lambda: made(alias, backend, config),
-            on_end=lambda: _forget_hub(key),
+            on_end=lambda ended: _forget_hub(key, ended),
         )
     return hub
 
 
-def _forget_hub(key: tuple[asyncio.AbstractEventLoop, str]) -> None:
-    _hubs.pop(key, None)
+def _forget_hub(key: tuple[asyncio.AbstractEventLoop, str], hub: Hub) -> None:
+    if _hubs.get(key) is hub:  # a setting may have changed, and another one have taken its place
+        del _hubs[key]
+
+
+def ensure_hub(loop: asyncio.AbstractEventLoop, alias: str) -> None:
+    """Let the hub of this loop be there, as it is from the start on servers with a lifespan.
+
+    From any thread: in one without an event loop it waits until the hub can be reached, at most
+    half a second. A wrong setting is told to whoever broadcasts.
+    """
+    if (loop, alias) in _hubs:
+        return
+    try:
+        running = asyncio.get_running_loop()
+    except RuntimeError:
+        running = None
+    if running is loop:
+        _make(alias)
+        return
+    making = _make_ready(alias)
+    try:
+        ready = asyncio.run_coroutine_threadsafe(making, loop)
+    except RuntimeError:  # the loop has been closed
+        making.close()
+        return
+    if running is None:
+        wait([ready], 2 * READY_SECONDS)
+
+
+def _make(alias: str) -> Hub | None:
+    try:
+        return hub_of(alias)
+    except ImproperlyConfigured:
+        return None
+
+
+async def _make_ready(alias: str) -> None:
+    hub = _make(alias)
+    if hub is not None:
+        await hub.ready()
 
 
 def running_hub(alias: str) -> Hub | None:

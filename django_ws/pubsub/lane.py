@@ -63,7 +63,8 @@ class Part:
 class Lane:
     """Its one writer runs while anything waits. For the loop's thread only.
 
-    ``release`` is called for each part that will not be sent any more, or has been.
+    ``release`` is called for each part that will not be sent any more, or has been; ``rest`` when
+    nothing is left.
     """
 
     def __init__(
@@ -72,16 +73,23 @@ class Lane:
         publish_many: Callable[[list[Message]], Awaitable[None]],
         failure: Callable[[str], BroadcastError],
         release: Callable[[Part], None],
+        rest: Callable[[], None],
     ) -> None:
         self._loop = loop
         self._publish_many = publish_many
         self._failure = failure
         self._release = release
+        self._rest = rest
         self._waiting: deque[Part] = deque()
         self._under_way: list[Part] = []
         self.writer: asyncio.Task[None] | None = None
         self.losses = Losses(loop)
         self._limit: asyncio.Timeout | None = None  # of what is under way
+
+    @property
+    def is_idle(self) -> bool:
+        is_over = self.writer is None or self.writer.done()  # cancelled before its first step
+        return is_over and not self._waiting
 
     def put(self, part: Part) -> None:
         self._waiting.append(part)
@@ -129,6 +137,7 @@ class Lane:
             self.writer = None
             while self._waiting:  # the writer was cancelled: its event loop ends
                 self._drop(self._waiting.popleft(), self._failure("cancelled"))
+            self._rest()
 
     async def _write_batch(self, batch: list[Message]) -> None:
         try:

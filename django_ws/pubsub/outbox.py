@@ -113,11 +113,19 @@ class Outbox:
         return place[0]
 
     def _new_lane(self, key: Hashable) -> Lane:
-        if len(self._lanes) >= MAX_LANES:  # of servers that are long gone, perhaps
-            self._lanes = {k: lane for k, lane in self._lanes.items() if lane.writer is not None}
-        lane = Lane(self._loop, self._publish_many, self._failure, self._release)
+        lane = Lane(
+            self._loop, self._publish_many, self._failure, self._release, self._forget_lanes
+        )
         self._lanes[key] = lane
         return lane
+
+    def _forget_lanes(self) -> None:
+        """Those that nothing waits in, if they are many: of servers that are gone, perhaps."""
+        if len(self._lanes) > MAX_LANES:
+            for key, lane in list(self._lanes.items()):
+                if lane.is_idle:
+                    lane.losses.tell()
+                    del self._lanes[key]
 
     def _release(self, part: Part) -> None:
         for topic, data in part.messages:

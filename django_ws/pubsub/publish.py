@@ -4,83 +4,139 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from django.core.exceptions import SynchronousOnlyOperation
-from django.db import transaction
+from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
+from django.db import connections, transaction
 
-from django_ws.close_codes import CloseCode, is_sendable
+from django_ws.close_codes import CloseCode
 from django_ws.exceptions import BroadcastError
-from django_ws.pubsub.envelope import seal, seal_disconnect
-from django_ws.pubsub.hubs import publisher_of, running_hub
-from django_ws.pubsub.topics import CONTROL_TOPIC, UserTopic, check_topic, check_topics
+from django_ws.pubsub.hubs import DEFAULT, config_of, publisher_of, running_hub
+from django_ws.pubsub.outgoing import (
+    Outgoing,
+    broadcast_of,
+    broadcasts_of,
+    disconnection_of,
+    messages_of,
+)
 
 logger = logging.getLogger("django.ws")
-
-Messages = list[tuple[str, bytes]]
 
 
 def broadcast(
     topics: str | Iterable[str],
     message: Any,
     *,
-    exclude: str | None = None,
-    using: str = "default",
+    exclude: str | Iterable[str] | None = None,
+    exclude_users: Any = (),
+    using: str = DEFAULT,
 ) -> None:
     """Send a message to all subscribers of one topic or several, in every process.
 
-    ``message`` is anything that ``JSONCodec`` takes, or bytes, which travel as they are.
-    ``exclude`` is the id of a connection that shall not get it; ``using`` is an alias of
-    ``WS_BROADCAST``. Returns when the backend has taken the broadcast, which says nothing of
-    receivers. For any thread without a running event loop, and for forked workers.
+    ``message`` is anything that ``JSONCodec`` takes, or bytes, which travel as they are. A
+    connection that has joined several of the topics gets it once. ``exclude`` is the id of a
+    connection that shall not get it, or several; ``exclude_users`` are users, or their ids,
+    whose connections shall not; ``using`` is an alias of ``WS_BROADCAST``. Returns when the
+    backend has taken the broadcast, which says nothing of receivers. For any thread without a
+    running event loop, and for forked workers.
 
-    Raises ``EncodeError``, ``InvalidTopic`` and (for an ``exclude`` that is no connection's id)
-    ``ValueError`` before anything is sent, ``BroadcastError`` if the backend could not take it,
-    after at most 5 s, and ``SynchronousOnlyOperation`` in async code: use ``abroadcast`` there.
+    Raises ``EncodeError``, ``InvalidTopic`` and (for what cannot be excluded) ``ValueError``
+    before anything is sent, ``BroadcastError`` if the backend could not take it, after at most
+    5 s, and ``SynchronousOnlyOperation`` in async code: use ``abroadcast`` there.
     """
     _refuse_in_event_loop("broadcast", "abroadcast")
-    publisher_of(using).publish(_messages(topics, message, exclude))
+    _publish([broadcast_of(topics, message, exclude, exclude_users)], using)
 
 
 async def abroadcast(
     topics: str | Iterable[str],
     message: Any,
     *,
-    exclude: str | None = None,
-    using: str = "default",
+    exclude: str | Iterable[str] | None = None,
+    exclude_users: Any = (),
+    using: str = DEFAULT,
 ) -> None:
     """``broadcast`` for async code, in any event loop.
 
     Cancelling it does not take the broadcast back.
     """
-    await _publish(_messages(topics, message, exclude), using)
+    await _apublish([broadcast_of(topics, message, exclude, exclude_users)], using)
+
+
+def broadcast_many(
+    pairs: Iterable[tuple[str | Iterable[str], Any]],
+    *,
+    exclude: str | Iterable[str] | None = None,
+    exclude_users: Any = (),
+    using: str = DEFAULT,
+) -> None:
+    """Send many messages in one round trip: pairs of a topic, or several, and its message.
+
+    As ``broadcast`` otherwise, and in the order of the pairs. All of them are encoded before
+    anything is sent. ``BroadcastError.errors`` has those copies that were not taken, where that
+    is known, by their index: one for each topic of each pair.
+    """
+    _refuse_in_event_loop("broadcast_many", "abroadcast_many")
+    _publish(broadcasts_of(pairs, exclude, exclude_users), using)
+
+
+async def abroadcast_many(
+    pairs: Iterable[tuple[str | Iterable[str], Any]],
+    *,
+    exclude: str | Iterable[str] | None = None,
+    exclude_users: Any = (),
+    using: str = DEFAULT,
+) -> None:
+    """``broadcast_many`` for async code."""
+    await _apublish(broadcasts_of(pairs, exclude, exclude_users), using)
 
 
 def broadcast_on_commit(
     topics: str | Iterable[str],
     message: Any,
     *,
-    exclude: str | None = None,
-    using: str | None = None,
-    broadcast_using: str = "default",
+    exclude: str | Iterable[str] | None = None,
+    exclude_users: Any = (),
+    using: str = DEFAULT,
+    database: str | None = None,
 ) -> None:
     """Broadcast when the transaction commits, and only then; at once outside a transaction.
 
-    ``using`` is the database, as in Django's ``transaction.on_commit``; ``broadcast_using`` is
-    the alias of ``WS_BROADCAST``. The message is encoded at the call, as it is now: this raises
-    ``EncodeError``, ``InvalidTopic`` and ``ValueError`` as ``broadcast``. A broadcast that fails
-    later is logged and does not turn committed work into an error.
+    ``using`` is the alias of ``WS_BROADCAST``, as in ``broadcast``; ``database`` that of
+    ``DATABASES`` whose transaction it is (Django's ``"default"`` where None). The message is
+    encoded at the call, as it is now: this raises ``EncodeError``, ``InvalidTopic`` and
+    ``ValueError`` as ``broadcast``, and ``ImproperlyConfigured`` for an unknown alias. A
+    broadcast that fails later is logged and does not turn committed work into an error.
     """
-    messages = _messages(topics, message, exclude)
+    _check_aliases(using, database)
+    outgoing = broadcast_of(topics, message, exclude, exclude_users)
 
     def publish() -> None:
         try:
-            publisher_of(broadcast_using).publish(messages)
+            _publish([outgoing], using)
         except BroadcastError as error:  # Django would log it too, with a traceback each time
             logger.error("after a commit: %s", error)
 
-    transaction.on_commit(publish, using=using, robust=True)
+    transaction.on_commit(publish, using=database, robust=True)
+
+
+def _check_aliases(using: str, database: str | None) -> None:
+    try:
+        config_of(using)
+    except ImproperlyConfigured as error:
+        if using not in connections.settings:
+            raise
+        raise ImproperlyConfigured(
+            f"{error} For the database write database={using!r}: using= is an alias of "
+            "WS_BROADCAST."
+        ) from None
+    if database is not None and database not in connections.settings:
+        known = ", ".join(map(repr, connections.settings))
+        raise ImproperlyConfigured(
+            f"broadcast_on_commit(database={database!r}): DATABASES has only {known}. For an alias "
+            "of WS_BROADCAST write using=."
+        )
 
 
 def disconnect(
@@ -88,15 +144,17 @@ def disconnect(
     *,
     code: int = CloseCode.FORBIDDEN,
     reason: str = "",
-    using: str = "default",
+    exclude: str | Iterable[str] | None = None,
+    using: str = DEFAULT,
 ) -> None:
     """Close the sockets that subscribe to a topic, in every process.
 
-    For ``user_topic(user)``: all sockets of the user, subscribed or not. Raises ``ValueError``
-    for a code that may not be sent, otherwise as ``broadcast``.
+    For ``user_topic(user)``: all sockets of the user, subscribed or not; for
+    ``connection_topic(id)``: that one. ``exclude`` is the id of a connection that stays, or
+    several. Raises ``ValueError`` for a code that may not be sent, otherwise as ``broadcast``.
     """
     _refuse_in_event_loop("disconnect", "adisconnect")
-    publisher_of(using).publish(_disconnection(topic, code, reason))
+    _publish([disconnection_of(topic, code, reason, exclude)], using)
 
 
 async def adisconnect(
@@ -104,38 +162,27 @@ async def adisconnect(
     *,
     code: int = CloseCode.FORBIDDEN,
     reason: str = "",
-    using: str = "default",
+    exclude: str | Iterable[str] | None = None,
+    using: str = DEFAULT,
 ) -> None:
     """``disconnect`` for async code."""
-    await _publish(_disconnection(topic, code, reason), using)
+    await _apublish([disconnection_of(topic, code, reason, exclude)], using)
 
 
-def _messages(topics: str | Iterable[str], message: Any, exclude: str | None) -> Messages:
-    data = seal(message, exclude)
-    return [(topic, data) for topic in check_topics(topics)]
+def _publish(outgoing: Sequence[Outgoing], using: str) -> None:
+    publisher = publisher_of(using)
+    if messages := messages_of(outgoing, using):
+        publisher.publish(messages)
 
 
-def _disconnection(topic: str, code: int, reason: str) -> Messages:
-    if not is_sendable(code):
-        raise ValueError(
-            f"disconnect(code={code}): not a code that may be sent. Use 1000 to 1014 (but 1004 "
-            "to 1006), or 3000 to 4999 for codes of your own."
-        )
-    if not isinstance(reason, str):
-        raise TypeError(f"disconnect(reason={reason!r}): give a str")
-    check_topic(topic)
-    # Every hub listens to the control topic; a user's sockets need not listen to anything.
-    channel = CONTROL_TOPIC if isinstance(topic, UserTopic) else topic
-    return [(channel, seal_disconnect(topic, int(code), reason))]
-
-
-async def _publish(messages: Messages, using: str) -> None:
+async def _apublish(outgoing: Sequence[Outgoing], using: str) -> None:
     hub = running_hub(using)
     if hub is not None:
-        await hub.outbox.put(messages)
+        if messages := messages_of(outgoing, using):
+            await hub.outbox.put(messages)
         return
     # No hub listens in this event loop, which may end at any moment: nothing is opened in it.
-    await asyncio.to_thread(publisher_of(using).publish, messages)
+    await asyncio.to_thread(_publish, outgoing, using)
 
 
 def _refuse_in_event_loop(name: str, other: str) -> None:

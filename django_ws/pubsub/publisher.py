@@ -7,8 +7,9 @@ from typing import Any, Self
 
 from django_ws.conf import DEFAULT_PREFIX
 from django_ws.pubsub.backends.base import SyncPublisher
-from django_ws.pubsub.envelope import seal
-from django_ws.pubsub.topics import check_topics
+from django_ws.pubsub.outgoing import broadcast_of, messages_of
+
+PUBLISHER = "a Publisher"  # stands in the place of an alias of WS_BROADCAST
 
 
 class Publisher:
@@ -32,13 +33,18 @@ class Publisher:
         self._publisher = (backend or _redis_publisher())(location, prefix, options or {})
 
     def broadcast(
-        self, topics: str | Iterable[str], message: Any, *, exclude: str | None = None
+        self,
+        topics: str | Iterable[str],
+        message: Any,
+        *,
+        exclude: str | Iterable[str] | None = None,
+        exclude_users: Any = (),
     ) -> None:
-        """As ``django_ws.broadcast``. Raises ``EncodeError``, ``InvalidTopic`` and
-        ``BroadcastError``.
+        """As ``django_ws.broadcast``. Raises ``EncodeError``, ``InvalidTopic``, ``ValueError``
+        and ``BroadcastError``.
         """
-        data = seal(message, exclude)
-        self._publisher.publish([(topic, data) for topic in check_topics(topics)])
+        outgoing = broadcast_of(topics, message, exclude, exclude_users)
+        self._publisher.publish(messages_of([outgoing], PUBLISHER))
 
     def close(self) -> None:
         """Give all connections back."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
+from itertools import islice
+from typing import NamedTuple, TypeVar
 
-from django_ws.acting import Pending, done
+from django_ws.acting import Failed, Pending, done
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends.base import PUBLISH_SECONDS, Backend
 from django_ws.pubsub.chores import Chores
+from django_ws.pubsub.copies import Copies
 from django_ws.throttled_log import ThrottledLog
 from django_ws.types import Subscriber
 
@@ -19,23 +22,38 @@ _unconfirmed = ThrottledLog(logger, logging.WARNING, "subscriptions that were no
 
 SUBSCRIBE_SECONDS = PUBLISH_SECONDS
 TOGETHER_SECONDS = 0.5  # then each topic is asked for by itself
+AGAIN_SECONDS = 0.1  # before a backend that refused is asked again
 GRACE_SECONDS = 1.0  # a page that reloads leaves its topics and joins them again at once
+LOOK_SECONDS = 0.02  # at least, between two looks for whose time is up
+AT_ONCE = 500  # topics, at most, that the backend is asked for, or given back, in one go
+MAX_LEFT = 1000  # topics without a subscriber that are kept for the grace
 
-Waiting = dict[Subscriber, tuple[Pending, asyncio.TimerHandle]]
+T = TypeVar("T")
+
+Waiting = dict[Subscriber, Pending]
 _NOBODY: Waiting = {}  # one for all rooms that are confirmed, to which nobody is added
 
 
 class Room:
     """The local subscribers of one topic."""
 
-    __slots__ = ("confirmed", "leaving", "members", "missed", "waiting")
+    __slots__ = ("confirmed", "is_asked", "members", "missed", "waiting")
 
     def __init__(self) -> None:
-        self.members: dict[Subscriber, None] = {}  # in the order of joining
+        self.members: dict[Subscriber, int] = {}  # in the order of joining, with their age
+        self.is_asked = False  # the backend was asked for it, and may have to be told of its end
         self.confirmed = False
         self.missed = False  # a listener failed: something was lost before the confirmation
         self.waiting: Waiting = {}  # for the confirmation
-        self.leaving: asyncio.TimerHandle | None = None  # while nobody is here
+
+
+class _Limit(NamedTuple):
+    """Until when a subscriber waits for a confirmation; ``is_new`` if it is out again then."""
+
+    time: float
+    subscriber: Subscriber
+    topic: str
+    is_new: bool
 
 
 class Rooms:
@@ -43,6 +61,10 @@ class Rooms:
 
     A topic is asked for when the first subscriber comes, and given back a little after the
     last has gone. ``tell_gap(topics)`` is called where something may have been missed.
+
+    Clients may change their topics as fast as they can send messages, and the server answers
+    each topic that it is asked for or given back. So only one request is under way at a time,
+    what was left again before its turn is never sent, and few topics are kept for the grace.
     """
 
     def __init__(
@@ -50,17 +72,27 @@ class Rooms:
     ) -> None:
         self._chores = chores
         self._tell_gap = tell_gap
+        self._loop = asyncio.get_running_loop()
         self._rooms: dict[str, Room] = {}
         self._to_ask: dict[str, Room] = {}
-        self._to_give_back: list[str] = []
+        self._to_give_back: dict[str, None] = {}
+        self._is_asking = False  # a task works on these two
+        self._left: dict[str, float] = {}  # until when each is kept, the oldest first
+        self._left_timer: asyncio.TimerHandle | None = None
+        self._limits: dict[Pending, _Limit] = {}  # of all who wait, the oldest first
+        self._limits_timer: asyncio.TimerHandle | None = None
+        self._is_closed = False
+        self._kept: set[str] = set()  # and not confirmed yet
+        self.is_ready = asyncio.Event()  # all that is kept was confirmed once
+        self.copies = Copies(self._loop)
         self.backend: Backend  # set by the first ``listen_to``
         self.is_open = asyncio.Event()
 
     def __contains__(self, topic: str) -> bool:
         return topic in self._rooms
 
-    def members_of(self, topic: str) -> dict[Subscriber, None]:
-        """Not a copy. Empty where the last one has just left."""
+    def members_of(self, topic: str) -> dict[Subscriber, int]:
+        """Not a copy. Empty where the last one has just left. With their age (``copies``)."""
         room = self._rooms.get(topic)
         return room.members if room is not None else {}
 
@@ -69,66 +101,125 @@ class Rooms:
     def listen_to(self, backend: Backend) -> None:
         """Ask this backend from now on, for all that the one before was asked for, too."""
         self.backend = backend
+        for topic in self._left:
+            del self._rooms[topic]
+        self._left.clear()
         for topic, room in self._rooms.items():
             room.missed = room.missed or room.confirmed
             self._ask_again(topic, room)
 
-    def keep(self, topic: str) -> None:
+    def keep(self, topic: str, *, tells_gap: bool = False) -> None:
         """Ask for a topic without a local subscriber, for good.
 
-        ``tell_gap`` is called when it is confirmed for the first time, too.
+        With ``tells_gap`` its first confirmation tells one, too.
         """
         room = self._rooms[topic] = Room()
-        room.missed = True
+        room.missed = tells_gap
+        self._kept.add(topic)
         self._ask(topic, room)
+
+    def close(self) -> None:
+        """The backend is asked for nothing any more; who waits gets ``BroadcastError``."""
+        self._is_closed = True
+        for pending, limit in list(self._limits.items()):
+            self._fail(pending, limit, self._closed_error(limit.topic))
+        if self._left_timer is not None:
+            self._left_timer.cancel()
+
+    def _closed_error(self, topic: str) -> BroadcastError:
+        reason = "the event loop's hub has been closed"
+        return BroadcastError(f"subscribe({topic!r})", self.backend.server, reason)
 
     # Joining and leaving
 
     def join(self, subscriber: Subscriber, topic: str) -> Awaitable[None]:
         """Subscribe. Awaiting returns when the backend has confirmed the topic, and raises
-        ``BroadcastError`` if it has not after 5 s: the subscriber is out again then.
+        ``BroadcastError`` if it has not after 5 s: who had not joined before is out again then.
         """
         room = self._rooms.get(topic)
+        is_new = room is None or subscriber not in room.members
+        if self._is_closed:
+            if is_new:
+                subscriber.not_joined(topic)
+            return Failed(self._closed_error(topic))
         if room is None:
             room = self._rooms[topic] = Room()
+            if topic in self._to_give_back:
+                del self._to_give_back[topic]
+                room.is_asked = True
             self._ask(topic, room)
-        elif room.leaving is not None:
-            room.leaving.cancel()
-            room.leaving = None
-        room.members[subscriber] = None
+        elif self._left:
+            self._left.pop(topic, None)
+        if is_new:
+            room.members[subscriber] = self.copies.age
         if room.confirmed:
             if self.backend.is_confirmed(topic):
-                return done(asyncio.get_running_loop())
+                return done(self._loop)
             self._ask_again(topic, room)
         if subscriber not in room.waiting:
-            timer = self._chores.later(SUBSCRIBE_SECONDS, self._give_up, subscriber, topic)
-            room.waiting[subscriber] = Pending(), timer
-        return room.waiting[subscriber][0]
+            room.waiting[subscriber] = self._wait(subscriber, topic, is_new)
+        return room.waiting[subscriber]
 
     def leave(self, subscriber: Subscriber, topic: str) -> None:
         """Take back a ``join`` that has not failed."""
         room = self._rooms[topic]
         del room.members[subscriber]
         if subscriber in room.waiting:
-            pending, timer = room.waiting.pop(subscriber)
-            timer.cancel()
-            pending.finish()  # who left on purpose waits for nothing
-        if not room.members:
-            room.leaving = self._chores.later(GRACE_SECONDS, self._give_back, topic)
+            self._finish(room.waiting.pop(subscriber))  # who left on purpose waits for nothing
+        if not room.members and not self._is_closed:
+            self._empty(topic)
 
-    def _give_up(self, subscriber: Subscriber, topic: str) -> None:
-        pending, _ = self._rooms[topic].waiting.pop(subscriber)
-        error = BroadcastError(
-            f"subscribe({topic!r})",
-            self.backend.server,
-            f"not confirmed after {SUBSCRIBE_SECONDS:g} s",
-        )
-        _unconfirmed.log(self.backend.server, "%s", error)
-        self.leave(subscriber, topic)
-        subscriber.not_joined(topic)
+    def replace(self, subscriber: Subscriber, other: Subscriber, topic: str) -> None:
+        """Let another subscriber have the place of one that has joined."""
+        room = self._rooms[topic]
+        room.members[other] = room.members.pop(subscriber)
+        if subscriber in room.waiting:
+            pending = room.waiting[other] = room.waiting.pop(subscriber)
+            self._limits[pending] = self._limits[pending]._replace(subscriber=other)
+
+    # Waiting for confirmations
+
+    def _wait(self, subscriber: Subscriber, topic: str, is_new: bool) -> Pending:
+        pending = Pending()
+        time = self._loop.time() + SUBSCRIBE_SECONDS
+        self._limits[pending] = _Limit(time, subscriber, topic, is_new)
+        if self._limits_timer is None:
+            self._limits_timer = self._chores.later(SUBSCRIBE_SECONDS, self._give_up)
+        return pending
+
+    def _finish(self, pending: Pending, error: BroadcastError | None = None) -> None:
+        del self._limits[pending]
+        if not self._limits and self._limits_timer is not None:
+            self._limits_timer.cancel()
+            self._limits_timer = None
         pending.finish(error)
 
-    # Asking for topics: all of one turn of the loop together
+    def _give_up(self) -> None:
+        """Fail those who have waited for too long."""
+        self._limits_timer = None
+        now = self._loop.time()
+        for pending, limit in list(self._limits.items()):
+            if limit.time > now:
+                seconds = max(limit.time - now, LOOK_SECONDS)
+                self._limits_timer = self._chores.later(seconds, self._give_up)
+                return
+            error = BroadcastError(
+                f"subscribe({limit.topic!r})",
+                self.backend.server,
+                f"not confirmed after {SUBSCRIBE_SECONDS:g} s",
+            )
+            _unconfirmed.log(self.backend.server, "%s", error)
+            self._fail(pending, limit, error)
+
+    def _fail(self, pending: Pending, limit: _Limit, error: BroadcastError) -> None:
+        _, subscriber, topic, is_new = limit
+        del self._rooms[topic].waiting[subscriber]
+        if is_new:
+            self.leave(subscriber, topic)
+            subscriber.not_joined(topic)
+        self._finish(pending, error)
+
+    # Asking for topics, and giving them back
 
     def _ask_again(self, topic: str, room: Room) -> None:
         if room.confirmed:
@@ -137,13 +228,57 @@ class Rooms:
         self._ask(topic, room)
 
     def _ask(self, topic: str, room: Room) -> None:
-        if not self._to_ask:
-            self._chores.later(0, self._ask_now)
         self._to_ask[topic] = room
+        self._start_asking()
 
-    def _ask_now(self) -> None:
-        rooms, self._to_ask = self._to_ask, {}
-        self._chores.start(self._confirm, rooms)
+    def _empty(self, topic: str) -> None:
+        """The last subscriber has left."""
+        if topic in self._to_ask:
+            self._give_back(topic)
+            return
+        self._left[topic] = self._loop.time() + GRACE_SECONDS
+        if len(self._left) > MAX_LEFT:
+            oldest = next(iter(self._left))
+            del self._left[oldest]
+            self._give_back(oldest)
+        if self._left_timer is None:
+            self._left_timer = self._chores.later(GRACE_SECONDS, self._end_graces)
+
+    def _end_graces(self) -> None:
+        self._left_timer = None
+        now = self._loop.time()
+        for topic, time in list(self._left.items()):
+            if time > now:
+                seconds = max(time - now, LOOK_SECONDS)
+                self._left_timer = self._chores.later(seconds, self._end_graces)
+                return
+            del self._left[topic]
+            self._give_back(topic)
+
+    def _give_back(self, topic: str) -> None:
+        room = self._rooms.pop(topic)
+        self._to_ask.pop(topic, None)
+        if room.is_asked:
+            self._to_give_back[topic] = None
+            self._start_asking()
+
+    def _start_asking(self) -> None:
+        if not self._is_asking:
+            self._is_asking = True
+            self._chores.start(self._ask_in_turn)
+
+    async def _ask_in_turn(self) -> None:
+        """One request after the other: the next when the one before was answered."""
+        await asyncio.sleep(0)  # what is asked for in one turn of the loop goes together
+        while self._to_ask or self._to_give_back:
+            if topics := _taken(self._to_give_back):
+                giving_back = self._chores.start(self.backend.unsubscribe, list(topics))
+                await asyncio.wait([giving_back], timeout=TOGETHER_SECONDS)
+            if rooms := _taken(self._to_ask):
+                for room in rooms.values():
+                    room.is_asked = True
+                await self._confirm(rooms)
+        self._is_asking = False
 
     async def _confirm(self, rooms: dict[str, Room]) -> None:
         together = self._chores.start(self._subscribe, rooms)
@@ -161,35 +296,36 @@ class Rooms:
                 break
             except BroadcastError:  # some were given back meanwhile; the others still wait
                 rooms = {topic: room for topic, room in rooms.items() if self._is(topic, room)}
+                if not rooms:
+                    return
+                await asyncio.sleep(AGAIN_SECONDS)
         missed = [topic for topic, room in rooms.items() if self._confirmed(topic, room)]
         if missed:
-            await self._tell_gap(missed)
+            self._chores.start(self._tell_gap, missed)
 
     def _confirmed(self, topic: str, room: Room) -> bool:
         """Whether something was missed before."""
         if room.confirmed or not self._is(topic, room):
             return False
         room.confirmed = True
-        for pending, timer in room.waiting.values():
-            timer.cancel()
-            pending.finish()
+        for pending in room.waiting.values():
+            self._finish(pending)
         room.waiting = _NOBODY
+        if self._kept:
+            self._kept.discard(topic)
+            if not self._kept:
+                self.is_ready.set()
         missed, room.missed = room.missed, False
         return missed
 
     def _is(self, topic: str, room: Room) -> bool:
-        """Whether it has not been given back, and perhaps asked for anew."""
+        """Whether it has not been given back, and perhaps asked for again."""
         return self._rooms.get(topic) is room
 
-    # Giving topics back
 
-    def _give_back(self, topic: str) -> None:
-        del self._rooms[topic]
-        if not self._to_give_back:
-            self._chores.later(0, self._give_back_now)
-        self._to_give_back.append(topic)
-
-    def _give_back_now(self) -> None:
-        topics, self._to_give_back = self._to_give_back, []
-        topics = [topic for topic in topics if topic not in self._rooms]  # joined again meanwhile
-        self._chores.start(self.backend.unsubscribe, topics)
+def _taken(waiting: dict[str, T]) -> dict[str, T]:
+    """The first ``AT_ONCE``, taken out."""
+    taken = dict(islice(waiting.items(), AT_ONCE))
+    for topic in taken:
+        del waiting[topic]
+    return taken

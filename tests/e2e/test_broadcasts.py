@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import selectors
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -15,11 +17,14 @@ from typing import Any
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
+from django_ws.conf import DEFAULT_PREFIX
 from django_ws.pubsub import Publisher
+from django_ws.pubsub.backends.redis import RedisPublisher
+from django_ws.pubsub.envelope import seal
 from tests.e2e.conftest import SERVERS
 from tests.e2e.raw import RawClient
 from tests.e2e.servers import DEFAULT, FAST, KINDS, ROOT, Server
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisServer, until
 
 SECONDS = 20.0
 
@@ -179,3 +184,62 @@ def test_who_vanishes_costs_the_others_nothing(
                 for client in others:
                     client.reset()
         publishing.result(SECONDS)
+
+
+FLOODED = 450  # connections
+
+
+class Flood:
+    """Publishes as fast as Redis takes it, until it is ``ended``."""
+
+    def __init__(self, redis_server: RedisServer, room: str) -> None:
+        self.published = 0
+        self.ended = threading.Event()
+        self._publisher = RedisPublisher(redis_server.url, DEFAULT_PREFIX, {})
+        self._messages = [(f"room:{room}", seal("x" * 100))] * 8
+
+    def run(self) -> None:
+        while not self.ended.is_set():
+            self._publisher.publish(self._messages)
+            self.published += len(self._messages)
+        self._publisher.close()
+
+
+def read_all(clients: list[RawClient], ended: threading.Event) -> int:
+    """Read and throw away; how many bytes."""
+    count = 0
+    with selectors.DefaultSelector() as selector:
+        for client in clients:
+            selector.register(client, selectors.EVENT_READ)
+        while not ended.is_set():
+            for key, _ in selector.select(0.1):
+                count += len(os.read(key.fd, 1_000_000))
+    return count
+
+
+@pytest.mark.heavy
+def test_a_flood_on_one_topic_holds_up_no_other(
+    servers: list[Server], redis_server: RedisServer
+) -> None:
+    server, flood = servers[0], Flood(redis_server, "flooded")
+    with ExitStack() as stack:
+        flooded = [stack.enter_context(room_of(server, "flooded")) for _ in range(FLOODED)]
+        quiet = stack.enter_context(room_of(server, "quiet"))
+        quiet.patience(SECONDS)
+        pool = stack.enter_context(ThreadPoolExecutor(2))
+        stack.callback(flood.ended.set)
+        reading = pool.submit(read_all, flooded, flood.ended)
+        flooding = pool.submit(flood.run)
+        publisher = stack.enter_context(Publisher(redis_server.url))
+        # Many times what may be read ahead of what was delivered.
+        until(lambda: flood.published > 150_000, "a flood", 50)
+        for number in range(30):
+            publisher.broadcast("room:quiet", number)
+            assert json.loads(quiet.receive_message()) == number
+        assert not flooding.done()
+        flood.ended.set()
+        flooding.result(SECONDS)
+        assert reading.result(SECONDS) > FLOODED * 1000
+        assert not [
+            event["message"] for event in server.events(None) if "arrive again" in event["message"]
+        ]

@@ -4,14 +4,15 @@ import asyncio
 import json
 import time
 from collections.abc import Collection, Iterator
+from contextlib import AsyncExitStack
 from typing import Any, ClassVar
 
 import pytest
 from pytest_django import Settings
 
-from django_ws import ConnectionClosed, WebSocketHandler, abroadcast, adisconnect
-from django_ws.codecs import JSONCodec, MessagePackCodec
-from django_ws.exceptions import BroadcastError
+from django_ws import ConnectionClosed, WebSocketHandler, abroadcast, adisconnect, throttled_log
+from django_ws.codecs import BytesCodec, JSONCodec, MessagePackCodec, TextCodec
+from django_ws.exceptions import BroadcastError, EncodeError
 from django_ws.pubsub.backends.memory import MemoryBackend
 from django_ws.pubsub.envelope import Broadcast, seal
 from django_ws.pubsub.hubs import close_all, publisher_of, running_hub
@@ -503,3 +504,67 @@ async def test_bytes_behind_a_gap_stay_bytes(
         await abroadcast("room", b"\x01\x02")
         assert json.loads(await ws.receive_data()) == "gap"
         assert await ws.receive_data() == b"\x01\x02"
+
+
+class Counting(TextCodec):
+    encoded = 0
+
+    def encode(self, message: Any) -> str:
+        type(self).encoded += 1
+        return super().encode(message)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+async def test_what_a_codec_cannot_send_is_tried_once_and_told_once_for_all(
+    fast: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Texts(Room):
+        codec = Counting()
+
+    monkeypatch.setattr(Counting, "encoded", 0)
+    async with AsyncExitStack() as stack:
+        sockets = [await stack.enter_async_context(client(Texts))]
+        sockets += [await stack.enter_async_context(WebSocketClient(PATH)) for _ in range(49)]
+        if fast:  # as on a server that shares frames
+            hub = running_hub("default")
+            assert hub is not None
+            for member in hub.rooms.members_of("room"):
+                member.prepare, member.write_frames = list, lambda frames: False
+        for _ in range(4):
+            await abroadcast("room", {"a": 1})
+        await abroadcast("room", "text")
+        for each in sockets:
+            assert await each.receive_data() == "text"
+        assert Counting.encoded == 5  # one for each broadcast
+        assert [handler.dropped for handler in handlers] == [4] * 50
+        throttled_log.flush_all()
+    lines = [text for text in caplog.messages if "was not sent" in text]
+    assert len(lines) == 2
+    assert "a broadcast to 'room' was not sent: EncodeError" in lines[0]
+    assert lines[1].startswith("Further broadcasts that a codec could not send in 10 s: 199. ")
+
+
+async def test_each_topic_and_codec_that_do_not_fit_are_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Mixed(WebSocketHandler):
+        topics = ("room", "hall")
+
+        async def on_open(self) -> None:
+            self.codec = TextCodec() if self.request.GET else BytesCodec()
+
+    async with client(Mixed), WebSocketClient(f"{PATH}?text"):
+        for topic in ("room", "hall", "room", "hall"):
+            await abroadcast(topic, {"a": 1})
+        await until(lambda: [handler.dropped for handler in handlers] == [4, 4])
+    told = [text for text in caplog.messages if "was not sent" in text]
+    assert len(told) == 4
+
+
+def test_an_error_that_is_remembered_keeps_no_frames() -> None:
+    broadcast = Broadcast("room", seal({"a": 1}))
+    codec = TextCodec()
+    for _ in range(3):
+        with pytest.raises(EncodeError) as caught:
+            broadcast.data_for(codec)
+    assert len(caught.traceback) <= 2

@@ -247,6 +247,40 @@ async def test_lanes_that_nobody_uses_any_more_are_forgotten(
     assert len(sending._lanes) <= 3
 
 
+async def test_lanes_that_were_busy_together_are_forgotten_when_they_are_not_any_more(
+    server: Server, sending: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "MAX_LANES", 3)
+    names = [chr(ord("a") + number) for number in range(20)]
+    server.frozen = {*names}
+    calls = [sending.put([(name, b"")]) for name in names]
+    await until(lambda: len(server.batches) == 20)
+    assert len(sending._lanes) == 20
+    server.thaw()
+    for call in calls:
+        await call
+    await until(lambda: len(sending._lanes) <= 3)
+    await sending.put([("a", b"again")])
+    assert server.taken[-1] == ("a", b"again")
+
+
+async def test_a_lane_whose_writer_was_cancelled_at_once_is_forgotten_too(
+    server: Server, sending: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "MAX_LANES", 1)
+    waiting = sending.put([("a", b"1")])
+    lane_of_a = sending._lanes["a"]
+    assert lane_of_a.writer is not None
+    lane_of_a.writer.cancel()
+    await asyncio.wait([lane_of_a.writer])
+    await sending.put([("b", b"2")])
+    assert "a" in sending._lanes  # something still waits in it
+    await sending.put([("a", b"3")])
+    await waiting
+    assert server.taken == [("b", b"2"), ("a", b"1"), ("a", b"3")]
+    await until(lambda: len(sending._lanes) <= 1)
+
+
 async def test_batches_are_bounded_by_number_and_bytes(
     server: Server, sending: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,7 @@ import zmq
 
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends import zeromq, zeromq_proxy
-from django_ws.pubsub.backends.base import Received
+from django_ws.pubsub.backends.base import Gap, Received
 from django_ws.pubsub.backends.zeromq import ZeroMQBackend, ZeroMQPublisher
 from django_ws.pubsub.backends.zeromq_proxy import Proxy, addresses
 from django_ws.pubsub.backends.zeromq_publisher import MAX_IDLE, sized_channel_of
@@ -634,6 +634,47 @@ async def test_what_could_be_connected_by_half_can_be_closed(location: str, whic
         await backend.connect()
     await backend.close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_a_probe_among_what_is_at_hand_confirms(proxy: ProxyProcess) -> None:
+    backend = ZeroMQBackend(proxy.location, "test:", {})
+    await backend.connect()
+    subscribing = asyncio.create_task(backend.subscribe(["room"]))
+    try:
+        async with asyncio.timeout(SECONDS):
+            while not backend.is_confirmed("room"):
+                backend._given = 0  # as the stream does, which nobody reads here
+                assert backend.at_hand() == []
+                await asyncio.sleep(0.005)
+            await subscribing
+    finally:
+        await backend.close()
+
+
+async def test_a_stream_without_a_pause_lets_the_loop_turn(location: str) -> None:
+    turns = 0
+
+    def turn() -> None:
+        nonlocal turns
+        turns += 1
+        loop.call_soon(turn)
+
+    loop = asyncio.get_running_loop()
+    backend = ZeroMQBackend(location, "test:", {})
+    await backend.connect()
+    try:
+        gaps = [Gap(frozenset({f"{number}"})) for number in range(3 * zeromq.AT_ONCE)]
+        backend._gaps.extend(gaps)  # each of them is there without any waiting
+        loop.call_soon(turn)
+        received: list[Received] = []
+        async for each in backend.stream():
+            received.append(each)
+            if len(received) == len(gaps):
+                break
+        assert received == gaps
+        assert turns >= 2
+    finally:
+        await backend.close()
 
 
 def test_a_publisher_that_cannot_connect_says_so_and_can_be_closed() -> None:

@@ -14,7 +14,7 @@ import pytest
 from django_ws import WebSocketHandler, client_address, conf, inbound
 from django_ws.auth import FirstMessageAuthMixin, looks
 from django_ws.auth.tokens import authenticator, ticket
-from django_ws.pubsub import outbox, topics
+from django_ws.pubsub import arrivals, outbox, rooms, topics
 from django_ws.pubsub.backends import base
 from tests.auth import test_every_end as every_end
 from tests.security import test_forgeries as forgeries
@@ -87,6 +87,8 @@ def test_what_cannot_be_changed_is_in_the_table() -> None:
         f"{ticket.TICKET_SECONDS} s",
         shown(base.PUBLISH_SECONDS),
         shown(outbox.MAX_WAITING_BYTES),
+        shown(arrivals.MAX_WAITING_BYTES),
+        shown(rooms.AT_ONCE),
         shown(looks.MAX_BATCH),
         shown(client_address.MAX_HOPS),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,9 +17,10 @@ from django_ws import WebSocketHandler, abroadcast
 from django_ws.codecs import Codec, JSONCodec, MessagePackCodec
 from django_ws.exceptions import DecodeError, EncodeError
 from django_ws.pubsub.backends.base import Gap
-from django_ws.pubsub.batch import MAX_BYTES, MESSAGE_BYTES, Batch, batches
+from django_ws.pubsub.batch import MAX_BYTES, MESSAGE_BYTES, Batch, next_batch
 from django_ws.pubsub.envelope import Broadcast, seal, seal_check
 from django_ws.pubsub.hubs import publisher_of, running_hub
+from django_ws.pubsub.outgoing import broadcast_of
 from django_ws.server.frames import Frames
 from django_ws.server.protocol import FastProtocol
 from django_ws.types import Scope
@@ -166,6 +168,24 @@ async def test_topics_keep_their_order_between_them(kind: type[Any]) -> None:
         )
         await arrived([client], 4)
         assert received(client) == [0, 1, 2, 3]
+
+
+@both
+async def test_a_broadcast_to_several_topics_comes_once_and_in_its_place(kind: type[Any]) -> None:
+    class Two(WebSocketHandler):
+        topics = ("room", "other")
+
+    async with clients(Two, 2, kind) as some:
+        excluded = handlers[0].id
+        messages: list[tuple[str, bytes]] = []
+        for number in range(0, 9, 3):
+            messages += broadcast_of("room", number).messages()
+            messages += broadcast_of(["other", "room"], number + 1).messages()
+            messages += broadcast_of(["room", "other"], number + 2, excluded).messages()
+        publisher_of("default").publish([*messages, ("other", seal("last"))])
+        await until(lambda: all("last" in received(client) for client in some))
+        assert received(some[1]) == [*range(9), "last"]
+        assert received(some[0]) == [0, 1, 3, 4, 6, 7, "last"]
 
 
 @both
@@ -380,13 +400,21 @@ async def test_a_handlers_messages_take_the_short_way(sends: list[str]) -> None:
 # What belongs together
 
 
+def batches(items: Sequence[Any]) -> list[Any]:
+    waiting = deque(items)
+    found = []
+    while waiting:
+        found.append(next_batch(waiting))
+    return found
+
+
 def test_batches_keep_the_order_and_break_where_they_must() -> None:
     gap = Gap(frozenset({"a"}))
     items: list[Any] = [
         *[("a", seal(1)), ("a", seal(2)), ("b", seal(3)), gap, ("b", b"what is this"), gap],
         *[("b", seal(4)), ("b", seal_check("owner")), ("b", seal_check("owner")), ("b", seal(5))],
     ]
-    found = list(batches(items))
+    found = batches(items)
     assert [
         [broadcast.payload for broadcast in item.broadcasts]
         if isinstance(item, Batch)
@@ -397,7 +425,7 @@ def test_batches_keep_the_order_and_break_where_they_must() -> None:
         *[[b"4"], [b'"owner"'], [b'"owner"'], [b"5"]],
     ]
     assert "a broadcast to 'b' in an unknown envelope" in str(found[3])
-    assert list(batches([gap])) == [gap]
+    assert batches([gap]) == [gap]
 
 
 def test_a_batch_is_no_larger_than_what_a_server_lets_wait() -> None:

@@ -8,7 +8,7 @@ Both are made with the same three arguments.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Collection, Hashable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -83,12 +83,20 @@ class SyncPublisher(ABC):
         """Give all connections back. A later ``publish`` opens new ones."""
 
 
+def _never(topic: str) -> bool:
+    return False
+
+
 class Backend(ABC):
     """One event loop's way to all other processes. For that loop's thread only.
 
     ``location`` and ``options`` are those of the setting ``WS_BROADCAST``; ``prefix`` keeps
     several sites on one server apart (``channel_of``). Nothing is opened before ``connect``. Raises
     ``ValueError`` as a ``SyncPublisher`` does.
+
+    The hub takes everything from the stream at once. It sets ``is_crowded``, which tells, in any
+    thread, whether it has more of a topic than it can deliver soon: where a publisher can wait,
+    it should.
     """
 
     sync_publisher: ClassVar[type[SyncPublisher]]
@@ -97,6 +105,7 @@ class Backend(ABC):
         self.location = location
         self.prefix = prefix
         self.options = options
+        self.is_crowded: Callable[[str], bool] = _never
 
     @property
     @abstractmethod

@@ -14,7 +14,9 @@ from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends import base
 from django_ws.pubsub.backends.base import Backend, Received, SyncPublisher, channel_of
 
-MAX_WAITING_BYTES = 64 * 1024 * 1024  # for each event loop; one message always fits
+# For each event loop; one message always fits. A quarter of what its hub has room for, which
+# takes it from here: so no hub has to drop anything (``arrivals``).
+MAX_WAITING_BYTES = 8 * 1024 * 1024
 MESSAGE_BYTES = 200  # what a waiting message takes beside its data, roughly
 ROOM_SECONDS = 0.01  # between two looks whether a full event loop has read
 AT_ONCE = 100  # messages that the stream gives before it lets the event loop turn
@@ -32,7 +34,7 @@ class _Bus:
         """To all listeners, or to none of them where one is full."""
         with self.lock:  # until all have it: each sees a publisher's messages in order
             listeners = self.listeners.get(channel_of(prefix, topic), ())
-            if any(listener.is_full for listener in listeners):
+            if any(listener.is_full(topic) for listener in listeners):
                 return False
             for listener in list(listeners):
                 listener.put(topic, data)
@@ -60,7 +62,7 @@ def _waits(prefix: str, messages: Sequence[tuple[str, bytes]]) -> Iterable[float
                 error = BroadcastError(
                     "broadcast",
                     SERVER,
-                    f"{MAX_WAITING_BYTES} bytes wait for an event loop that does not read them: "
+                    f"too much of {topic!r} waits for an event loop that does not deliver it: "
                     "it is blocked, or the broadcasts come too fast",
                 )
                 raise base.error_of(dict.fromkeys(range(index, len(messages)), error))
@@ -125,9 +127,9 @@ class MemoryBackend(Backend):
             await asyncio.sleep(seconds)
         await asyncio.sleep(0)  # who publishes without end in this loop lets it read, too
 
-    @property
-    def is_full(self) -> bool:
-        return self._size > MAX_WAITING_BYTES
+    def is_full(self, topic: str) -> bool:
+        """From any thread: whether no more of this topic is taken now."""
+        return self._size > MAX_WAITING_BYTES or self.is_crowded(topic)
 
     def put(self, topic: str, data: bytes) -> None:
         """From any thread, with the bus locked."""

@@ -75,7 +75,8 @@ class Listener:
         # What was sent on this connection:
         self._changed: dict[bytes, None] = {}  # channels to send a command for, perhaps
         self._subscribed: set[bytes] = set()  # the last command was SUBSCRIBE
-        self._unanswered: dict[bytes, int] = {}  # SUBSCRIBEs without an answer
+        self._unanswered: set[bytes] = set()  # SUBSCRIBEs without an answer
+        self._owed = 0  # answers, one for each channel of the last commands
         # What came in:
         self._arrivals = Arrivals(server)
         self._heard_at: float | None = None
@@ -92,6 +93,7 @@ class Listener:
         self._wake_stream = asyncio.Event()
         self._has_room = asyncio.Event()
         self._heard = asyncio.Event()
+        self._nothing_owed = asyncio.Event()
 
     def start(self) -> None:
         self._has_room.set()
@@ -226,12 +228,14 @@ class Listener:
             raise reply
         if not isinstance(reply, list) or reply[0] == b"pong":  # without a topic it is +PONG
             self._back()
-        elif reply[0] == b"subscribe":
+            return
+        self._owed -= 1
+        if not self._owed:
+            self._nothing_owed.set()
+        if reply[0] == b"subscribe":  # otherwise unsubscribe
             channel = reply[1]
-            left = self._unanswered.pop(channel) - 1
-            if left:
-                self._unanswered[channel] = left
-            elif channel in self._subscribed and channel in self._waiters:
+            self._unanswered.discard(channel)
+            if channel in self._waiters:
                 self._waiters.pop(channel).set_result(None)
 
     async def _write(self, connection: Any) -> None:
@@ -252,15 +256,21 @@ class Listener:
                 if channel in self._names:
                     if channel not in self._subscribed:
                         self._subscribed.add(channel)
-                        self._unanswered[channel] = self._unanswered.get(channel, 0) + 1
+                        self._unanswered.add(channel)
                         come.append(channel)
                 elif channel in self._subscribed:
                     self._subscribed.discard(channel)
                     gone.append(channel)
+            # The server keeps answers for a listener up to a limit, then it cuts it off: so the
+            # next names are sent when these have been answered.
+            self._owed = len(gone) + len(come)
+            self._nothing_owed.clear()
             if gone:
                 await _send(connection, "UNSUBSCRIBE", *gone)
             if come:
                 await _send(connection, "SUBSCRIBE", *come)
+            if self._owed:
+                await self._nothing_owed.wait()
 
     async def _watch(self, connection: Any) -> None:
         """Ask now and then whether it is there, and is the right server. Raises when nothing at

@@ -80,6 +80,18 @@ class Topics(WebSocketHandler):
         await self.send([topic, message])
 
 
+class Changing(WebSocketHandler):
+    """Changes its room with each message, and waits for nothing."""
+
+    async def on_message(self, message: Any) -> None:
+        self.unsubscribe(self.subscriptions)
+        self.subscribe(message)
+
+
+class News(WebSocketHandler):
+    topics = ("news",)
+
+
 class Noting(Echo):
     """Notes each hook that runs, under the first word of the query."""
 

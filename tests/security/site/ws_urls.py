@@ -13,6 +13,8 @@ urlpatterns = [
     path("mixed/", handlers.MixedEcho),
     path("limited/", handlers.Limited),
     path("topics/", handlers.Topics),
+    path("changing/", handlers.Changing),
+    path("news/", handlers.News),
     path("private/", handlers.Private),
     path("slow/", handlers.Slow),
     path("first/", handlers.FirstMessage),
