@@ -94,6 +94,7 @@ class Life(FirstMessage):
             finally:
                 self._set_timer(None)
                 connection.release()
+                self._subscriptions = None  # they refer back here
                 self.handler._let_go()
 
     async def hand_over(self, application: ASGIApplication, scope: Scope) -> None:

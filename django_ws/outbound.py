@@ -171,6 +171,11 @@ class Outbound:
             self.writer = None
         self._drop_all(error)
 
+    def release(self) -> None:
+        """The connection is over: keep no exception, whose traceback refers back here."""
+        if self.broken is not None:
+            self.broken = ConnectionClosed(self.broken.code, self.broken.reason)
+
     def _wait(
         self, event: Event, call: Awaitable[None] | None = None, *, is_under_way: bool = False
     ) -> Awaitable[None]:
@@ -192,6 +197,7 @@ class Outbound:
 
     async def _write(self) -> None:
         waiting = cast(deque[_Waiting], self._waiting)
+        item: _Waiting | None = None
         try:
             while True:
                 item = self._in_flight = self._in_flight or waiting.popleft()
@@ -212,6 +218,7 @@ class Outbound:
             self._break(error)
             raise
         finally:
+            item = None  # the traceback of what was raised refers to this frame
             self.writer = None
             if self.broken is None:
                 self.ready = self.context
@@ -225,7 +232,7 @@ class Outbound:
             self.broken.__cause__ = cause
             if not _is_lost(cause):
                 _defects.log(
-                    type(cause),
+                    type(cause).__name__,
                     "WebSocket %s: the server's send() failed: %r. Nothing more can be sent on "
                     "this connection. It was not lost: the fault is in the server, or in what "
                     "stands between it and this application.",

@@ -71,9 +71,9 @@ class Giving(Peer):
         return self._wrap(self._take(event))
 
 
-@pytest.fixture(params=AWAITABLES.values(), ids=AWAITABLES)
+@pytest.fixture(params=list(AWAITABLES))
 def wrap(request: pytest.FixtureRequest) -> Any:
-    return request.param
+    return AWAITABLES[request.param]
 
 
 @pytest.mark.parametrize("blocks", [False, True], ids=["at once", "after it blocked"])

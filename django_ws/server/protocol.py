@@ -46,6 +46,7 @@ from django_ws.server.frames import (
     frame,
     sizes_of_frame,
 )
+from django_ws.server.leftovers import let_go, let_go_of_pages
 
 try:
     from websockets.speedups import apply_mask
@@ -83,6 +84,7 @@ class FastProtocol(WebSocketsSansIOProtocol):
         self.queue: Events = Events()  # type: ignore[assignment]
         if config.ws_per_message_deflate:
             # As uvicorn's, but each message by itself: so that one can be sent to all.
+            self.conn.parser.close()  # see ``leftovers``
             self.conn = ServerProtocol(
                 extensions=[
                     ServerPerMessageDeflateFactory(
@@ -207,6 +209,11 @@ class FastProtocol(WebSocketsSansIOProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._transport = self.transport
+        let_go_of_pages(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        let_go(self.transport, self.conn)
 
     def pause_writing(self) -> None:
         super().pause_writing()

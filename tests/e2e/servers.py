@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ APPLICATION = "tests.e2e.site.asgi:application"
 START_SECONDS = 50.0
 STOP_SECONDS = 30.0
 WAIT_SECONDS = 30.0
+CHOSEN_PORT = "the chosen port"  # in the command of a server that does not tell which it got
 
 # What no server may print: an exception that left the application, or one that nobody looked at.
 TROUBLE = re.compile(
@@ -69,6 +71,8 @@ def _daphne_limits(size: int) -> tuple[str, ...]:
     )
 
 
+GRANIAN_OPTIONS = ("--interface", "asgi", "--workers-kill-timeout", "10")
+
 KINDS = {
     kind.name: kind
     for kind in (
@@ -96,10 +100,21 @@ KINDS = {
             # It awaits asyncio.Server.wait_closed(), which waits for all connections since 3.12.
             ends_before_clients=sys.version_info < (3, 12),
         ),
+        Kind(
+            "granian",
+            ("granian", *GRANIAN_OPTIONS, "--port", CHOSEN_PORT, APPLICATION),
+        ),
     )
 }
 DEFAULT = "uvicorn-websockets-sansio"  # what uvicorn chooses by itself
 FAST = "uvicorn-fast"  # what `runws` chooses
+
+
+def free_port() -> int:
+    """A port that is free now."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
 
 
 class Lines:
@@ -141,8 +156,10 @@ class Server:
         self.kind = kind
         self._told_printed = self._told_logged = 0
         reading, writing = os.pipe()
+        self.port = free_port()
+        command = [str(self.port) if each == CHOSEN_PORT else each for each in kind.command]
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "default", "-m", *kind.command],
+            [sys.executable, "-W", "default", "-m", *command],
             cwd=ROOT,
             env={
                 **os.environ,
@@ -160,15 +177,21 @@ class Server:
         self.output = Lines(self.process.stdout)
         self.journal = Lines(os.fdopen(reading, "rb"))
         try:
-            self.port = self._announced_port()
+            self._wait_for_port()
             with urlopen(f"http://127.0.0.1:{self.port}/", timeout=START_SECONDS) as page:
                 assert page.read() == b"a page by Django"
         except BaseException:
             self.kill()
             raise
 
-    def _announced_port(self) -> int:
-        """The port that the operating system chose, from the line in which the server tells it."""
+    def _wait_for_port(self) -> None:
+        """Until it serves: on the port that was given, or that the operating system has chosen."""
+        if CHOSEN_PORT in self.kind.command:
+            if not self.output.wait_for(
+                lambda lines: any("Started worker" in line for line in lines), START_SECONDS
+            ):
+                raise RuntimeError(f"{self.kind.name} did not start:\n{self.printed}")
+            return
         announcement = re.compile(r"(?:running|listening) on .*127\.0\.0\.1:(\d+)", re.IGNORECASE)
         twisted = re.compile(r"Listening on TCP address 127\.0\.0\.1:(\d+)")
         found: list[re.Match[str]] = []
@@ -183,7 +206,7 @@ class Server:
 
         if not self.output.wait_for(is_announced, START_SECONDS):
             raise RuntimeError(f"{self.kind.name} did not start:\n{self.printed}")
-        return int(found[0][1])
+        self.port = int(found[0][1])
 
     @property
     def printed(self) -> str:
