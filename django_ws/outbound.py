@@ -304,8 +304,8 @@ def data_size(data: str | bytes) -> int:
 
 
 # Servers that raise no ``OSError`` for a lost connection say so in the name or the text of what
-# they raise: Disconnected, "after sending 'websocket.close'", "Event loop is closed".
-_SAYS_LOST = re.compile(r"clos|disconnect|lost", re.IGNORECASE)
+# they raise: Disconnected, "after sending 'websocket.close'", "Connection already upgraded".
+_SAYS_LOST = re.compile(r"clos|disconnect|lost|already", re.IGNORECASE)
 _MISTAKES = (TypeError, AttributeError, LookupError, NameError, AssertionError)
 
 

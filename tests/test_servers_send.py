@@ -239,6 +239,7 @@ LOST = [
     Disconnected("Attempt to send"),
     LocalProtocolError("Event cannot be sent in state ConnectionState.CLOSED."),
     RuntimeError("Unexpected ASGI message 'websocket.send', after sending 'websocket.close'."),
+    RuntimeError("ASGI flow error: Connection already upgraded"),  # as Granian's
     RuntimeError("Event loop is closed"),
     asyncio.CancelledError(),
 ]

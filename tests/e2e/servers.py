@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.request import urlopen
 
+from tests.redis_server import free_port, until
+
 ROOT = Path(__file__).parents[2]
 APPLICATION = "tests.e2e.site.asgi:application"
 START_SECONDS = 50.0
@@ -44,6 +46,8 @@ class Kind:
     sends_any_code: bool = True  # otherwise 1000 and 3000 to 4999 alone; others come 3000 higher
     tells_client_code: bool = True  # of the client's close, to the application
     tells_client_reason: bool = True
+    tells_vanished: bool = True  # from a close without a code; otherwise 1005 for both
+    notices_early_leaving: bool = True  # of a client that vanishes before the accept
     takes_any_header: bool = True  # also one that is not UTF-8
     has_backpressure: bool = True  # send waits for a client that reads slowly
     ends_before_clients: bool = True  # though their TCP connections are still open
@@ -53,6 +57,11 @@ class Kind:
     def status(self, status: int) -> int:
         """What a client gets where the application refuses with a status."""
         return status if self.gives_status else 403
+
+    @property
+    def vanished(self) -> int:
+        """The code that the application sees where the client has vanished."""
+        return 1006 if self.tells_vanished else 1005
 
     def code(self, code: int) -> int:
         """What a client gets where the application closes with a code."""
@@ -71,7 +80,7 @@ def _daphne_limits(size: int) -> tuple[str, ...]:
     )
 
 
-GRANIAN_OPTIONS = ("--interface", "asgi", "--workers-kill-timeout", "10")
+GRANIAN_OPTIONS = ("--interface", "asgi", "--workers-kill-timeout", "5")
 
 KINDS = {
     kind.name: kind
@@ -103,18 +112,16 @@ KINDS = {
         Kind(
             "granian",
             ("granian", *GRANIAN_OPTIONS, "--port", CHOSEN_PORT, APPLICATION),
+            tells_client_reason=False,
+            tells_vanished=False,
+            notices_early_leaving=False,
+            ends_applications=False,
+            own_trouble=r"Killing worker",
         ),
     )
 }
 DEFAULT = "uvicorn-websockets-sansio"  # what uvicorn chooses by itself
 FAST = "uvicorn-fast"  # what `runws` chooses
-
-
-def free_port() -> int:
-    """A port that is free now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Lines:
@@ -171,6 +178,7 @@ class Server:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             pass_fds=[writing],
+            start_new_session=True,  # so that workers can be killed, too
         )
         os.close(writing)
         assert self.process.stdout is not None
@@ -187,10 +195,7 @@ class Server:
     def _wait_for_port(self) -> None:
         """Until it serves: on the port that was given, or that the operating system has chosen."""
         if CHOSEN_PORT in self.kind.command:
-            if not self.output.wait_for(
-                lambda lines: any("Started worker" in line for line in lines), START_SECONDS
-            ):
-                raise RuntimeError(f"{self.kind.name} did not start:\n{self.printed}")
+            until(self._is_listening, "the server to listen", START_SECONDS)
             return
         announcement = re.compile(r"(?:running|listening) on .*127\.0\.0\.1:(\d+)", re.IGNORECASE)
         twisted = re.compile(r"Listening on TCP address 127\.0\.0\.1:(\d+)")
@@ -207,6 +212,10 @@ class Server:
         if not self.output.wait_for(is_announced, START_SECONDS):
             raise RuntimeError(f"{self.kind.name} did not start:\n{self.printed}")
         self.port = int(found[0][1])
+
+    def _is_listening(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     @property
     def printed(self) -> str:
@@ -261,5 +270,5 @@ class Server:
 
     def kill(self) -> None:
         if self.process.returncode is None:
-            self.process.kill()
+            os.killpg(self.process.pid, signal.SIGKILL)
             self.wait()
