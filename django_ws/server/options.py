@@ -35,6 +35,7 @@ class Options:
     log_level: str = "info"
     access_log: bool = True
     graceful_timeout: float = 30.0
+    hang_timeout: float = 60.0
     timeout_keep_alive: int = 5
     limit_concurrency: int | None = None
     limit_max_requests: int | None = None
@@ -61,6 +62,11 @@ class Options:
         """From what a parser found; other keys are left alone."""
         values = {each.name: parsed[each.name] for each in fields(cls)}
         return cls(**{name: value for name, value in values.items() if value is not None})
+
+    @property
+    def late_seconds(self) -> float:
+        """By how much a worker that is told to stop may be late before it is killed."""
+        return 0.7 if self.reload else 5.0  # who changes files wants to see it soon
 
     @property
     def certificate_demand(self) -> ssl.VerifyMode:
@@ -123,6 +129,14 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="SECONDS",
         help="how long a worker that was told to stop may take until it is killed "
         "(default: %(default)g)",
+    )
+    add(
+        "--hang-timeout",
+        type=_seconds,
+        default=default.hang_timeout,
+        metavar="SECONDS",
+        help="how long the event loop of a worker may stand still until it is replaced; 0 for "
+        "ever, and so with --reload (default: %(default)g)",
     )
     add(
         "--timeout-keep-alive",

@@ -39,13 +39,15 @@ from django_ws.server.child import (
     Order,
     Pauses,
     Report,
+    pipe_from_child,
 )
 from django_ws.server.config import uvicorn_config, ws_protocol
 from django_ws.server.loading import CannotImport, Site, import_routes, imported
 from django_ws.server.options import Options, default_workers
 from django_ws.server.server import Server
 from django_ws.server.supervisor import Supervisor
-from django_ws.server.worker import Line, run, tell_of_broadcasts
+from django_ws.server.table import Table
+from django_ws.server.worker import Line, Place, run, tell_of_broadcasts
 from tests.e2e.servers import ROOT
 from tests.redis_server import until
 from tests.server.running import APPLICATION, SECONDS, SETTINGS, receive, state
@@ -342,7 +344,8 @@ class TestCommand:
             application_path()
 
     def test_without_uvicorn_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.delitem(sys.modules, "django_ws.server.running", raising=False)
+        for name in ("running", "changes"):
+            monkeypatch.delitem(sys.modules, f"django_ws.server.{name}", raising=False)
         monkeypatch.setitem(sys.modules, "uvicorn", None)
         with pytest.raises(CommandError, match=r'uvicorn is not installed.*"django-ws\[server\]"'):
             call_command("runws", skip_checks=True, stdout=OutputWrapper(sys.stdout))
@@ -357,6 +360,10 @@ class TestCommand:
 
 def wait_for_ever(pipe: Any) -> None:
     pipe.poll(None)
+
+
+def place(listener: socket.socket) -> Place:
+    return Place([listener], Table().take(), pipe_from_child()[1])
 
 
 def end_with(pipe: Any, code: int) -> None:
@@ -453,7 +460,7 @@ class TestProcesses:
             site = Site(APPLICATION, Options())
             folder = Path(tempfile.mkdtemp())
             children = [
-                Child("worker", run, site, [listener]),
+                Child("worker", run, site, place(listener)),
                 Child("proxy", proxy.serve, folder, 0.0),
             ]
             for number in (*PARENTS_SIGNALS, *PARENTS_SIGNALS):
@@ -474,7 +481,7 @@ class TestProcesses:
         monkeypatch.setenv("DJANGO_SETTINGS_MODULE", SETTINGS)
         with socket.create_server(("127.0.0.1", 0)) as listener:
             site = Site(APPLICATION, Options(graceful_timeout=600))
-            child = Child("worker", run, site, [listener])
+            child = Child("worker", run, site, place(listener))
             url = f"ws://127.0.0.1:{listener.getsockname()[1]}/sleeps/"
             with connect(url, open_timeout=SECONDS) as client:
                 receive(client)
@@ -557,7 +564,7 @@ class TestProcesses:
         if broadcast is not None:
             settings.WS_BROADCAST = broadcast
         mine, theirs = Pipe()
-        line = Line(theirs)
+        line = Line(theirs, 1e6)
         line.server = Server(uvicorn_config("a:b", Options()))
         tell_of_broadcasts(Site("a:b", Options()), line)
         line.tell(Report.READY)
@@ -641,7 +648,7 @@ class TestProcesses:
     def test_a_worker_whose_parent_has_gone_stops_gently(self) -> None:
         mine, theirs = Pipe()
         server = Server(uvicorn_config("a:b", Options()))
-        line = Line(theirs)
+        line = Line(theirs, 1e6)
         line.server = server
         mine.close()
         until(lambda: server.should_exit, "the order to stop")
