@@ -36,6 +36,33 @@ _RUNNERS = {"asyncio.base_events", "asyncio.runners", "uvicorn.server"}
 _DEBUGGERS = {"bdb", "pdb", "pydevd", "debugpy"}
 
 
+class Signs:
+    """What the looks at one event loop have shown. ``began`` is on the monotonic clock."""
+
+    def __init__(self, began: float) -> None:
+        self._looked_at = began
+        self._asked_at = began
+        self._is_told = False
+
+    def asked(self, now: float) -> None:
+        """It has answered, and is asked again."""
+        self._looked_at = self._asked_at = now
+        self._is_told = False
+
+    def missing(self, now: float) -> float:
+        """It has not answered: the seconds of a stall that is to be told of, or 0."""
+        before, self._looked_at = self._looked_at, now
+        if now - before > 2 * LOOK_SECONDS:
+            # The look was late, too: the process was stopped, or the machine slept, or is too
+            # busy. The loop gets its time again.
+            self._asked_at = now
+        seconds = now - self._asked_at
+        if self._is_told or seconds < STALL_SECONDS:
+            return 0.0
+        self._is_told = True
+        return seconds
+
+
 class StallWatch:
     """Watches one event loop, whose thread calls this. ``stop`` ends it."""
 
@@ -57,23 +84,19 @@ class StallWatch:
         self._answers += 1
 
     def _watch(self) -> None:
-        asked, asked_at, is_told = 0, 0.0, False
-        woke_at = time.monotonic()
+        asked, signs = 0, Signs(time.monotonic())
         while not self._stopped.wait(LOOK_SECONDS):
-            before, woke_at = woke_at, time.monotonic()
-            if self._answers == asked:
-                try:
-                    self._loop.call_soon_threadsafe(self._answer)
-                except RuntimeError:  # the loop was closed without a word
-                    return
-                asked, asked_at, is_told = asked + 1, woke_at, False
-            elif woke_at - before > 2 * LOOK_SECONDS:
-                # This thread was not on time either: the process was stopped, or the machine
-                # slept, or is too busy. The loop gets its time again.
-                asked_at = woke_at
-            elif not is_told and woke_at - asked_at >= STALL_SECONDS:
-                is_told = True
-                self._tell(woke_at - asked_at)
+            now = time.monotonic()
+            if self._answers < asked:
+                if seconds := signs.missing(now):
+                    self._tell(seconds)
+                continue
+            try:
+                self._loop.call_soon_threadsafe(self._answer)
+            except RuntimeError:  # the loop was closed without a word
+                return
+            asked += 1
+            signs.asked(now)
 
     def _tell(self, seconds: float) -> None:
         frame = sys._current_frames().get(self._thread_of_loop)

@@ -314,35 +314,6 @@ def test_app_dir_is_where_the_application_is_looked_for(tmp_path: Path) -> None:
         assert "proxy" not in server.printed
 
 
-def test_reload_starts_the_worker_anew_when_a_file_changes(tmp_path: Path) -> None:
-    file = tmp_path / "bare.py"
-    file.write_text(BARE.replace("VERSION", "1"))
-    command = ("-m", "django_ws.server", "bare:application", "--reload")
-    # No byte code: a file of the same size and the same second would not be compiled anew.
-    environment = {"PYTHONDONTWRITEBYTECODE": "1"}
-    server = Runws(command=command, folder=tmp_path, environment=environment)
-
-    def is_new() -> bool:
-        with suppress(OSError, AssertionError):  # the worker ends, or has ended
-            return bool(server.get()["version"] == 2)
-        return False
-
-    def is_noticed() -> bool:
-        file.touch()  # the reloader must have seen the file before
-        return server.output.wait_for(lambda _: "Reloading" in server.printed, 1)
-
-    try:
-        server.wait_for("Application startup complete")
-        assert server.get()["version"] == 1
-        file.write_text(BARE.replace("VERSION", "2"))
-        until(is_noticed, "the change", SECONDS)
-        until(is_new, "the new version", SECONDS)
-        server.signal(signal.SIGTERM)
-        assert server.process.wait(SECONDS) == 0
-    finally:
-        server.kill()
-
-
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
     """A file with a key and its own certificate, for 127.0.0.1."""
