@@ -54,7 +54,7 @@ class Accepting:
         self._connections = connections
         self._row = row
         self._tls = tls
-        self._context = contextvars.copy_context()  # each connection begins in a copy of it
+        self._context = contextvars.copy_context()  # everything here runs in a copy of it
         self._arrived: deque[socket.socket] = deque()
         self._beginning: set[asyncio.Task[None]] = set()
         self._pause: asyncio.TimerHandle | None = None
@@ -99,7 +99,7 @@ class Accepting:
         self._pause = None
         self._has_no_room = False
         for listener in self._sockets:
-            self._context.run(self._loop.add_reader, listener, self._accept, listener)
+            self._context.copy().run(self._loop.add_reader, listener, self._accept, listener)
 
     def _stop_accepting(self) -> None:
         for listener in self._sockets:
@@ -107,7 +107,9 @@ class Accepting:
 
     def _pause_for(self, seconds: float) -> None:
         self._stop_accepting()
-        self._pause = self._loop.call_later(seconds, self._start_accepting, context=self._context)
+        self._pause = self._loop.call_later(
+            seconds, self._start_accepting, context=self._context.copy()
+        )
 
     def _accept(self, listener: socket.socket) -> None:
         """Somebody wants to connect, or did: another worker may have been faster."""
@@ -128,7 +130,7 @@ class Accepting:
             self.accepted += 1
             accepted.setblocking(False)
             if not self._arrived:
-                self._loop.call_soon(self._begin_some, context=self._context)
+                self._loop.call_soon(self._begin_some, context=self._context.copy())
             self._arrived.append(accepted)
         self.show()
 
@@ -161,7 +163,7 @@ class Accepting:
             self._beginning.add(task)
             task.add_done_callback(self._beginning.discard)
         if self._arrived:
-            self._loop.call_soon(self._begin_some, context=self._context)
+            self._loop.call_soon(self._begin_some, context=self._context.copy())
 
     async def _begin(self, accepted: socket.socket) -> None:
         try:

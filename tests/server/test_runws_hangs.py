@@ -187,5 +187,3 @@ def test_nobody_reads_what_it_tells(pipes: tuple[Any, Any]) -> None:
             os.kill(os.getpid(), SIGNAL)
     finally:
         faulthandler.unregister(SIGNAL)
-
-

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -288,6 +287,29 @@ def test_without_descriptors_it_goes_on_with_what_it_has() -> None:
         resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, before)
         assert second in server.wait_for_workers(2)
         until(lambda: server.printed.count("Started the proxy") == 2, "a new proxy", SECONDS)
+
+
+@pytest.mark.parametrize(
+    "unguarded",
+    [
+        "execute_from_command_line(sys.argv)",
+        "sys.exit(execute_from_command_line(sys.argv))",
+        "from django_ws.server.__main__ import main; sys.exit(main(sys.argv[2:]))",
+    ],
+)
+def test_a_main_module_that_workers_cannot_import_is_told_with_the_cure(
+    tmp_path: Path, unguarded: str
+) -> None:
+    manage = tmp_path / "manage.py"
+    manage.write_text(
+        f"import sys\nfrom django.core.management import execute_from_command_line\n{unguarded}\n"
+    )
+    what = [APPLICATION] if "main(" in unguarded else []
+    printed = failed(str(manage), "runws", *what, *FREE, "-w", "2", DJANGO_SETTINGS_MODULE=SETTINGS)
+    assert printed.count(f"A worker imports {manage} as it starts, which starts the server") == 1
+    assert 'if __name__ == "__main__":' in printed
+    assert "could not start (exit code 3): this is the end" in printed
+    assert "Address already in use" not in printed
 
 
 def test_a_signal_ends_it_before_it_serves(told: Callable[[str], dict[str, str]]) -> None:
