@@ -1,4 +1,4 @@
-"""`python -m benchmarks [echo|connect|memory|pings|fanout|fast|storm|restart ...] [--quick]`."""
+"""`python -m benchmarks [SCENARIO ...] [--quick]`: measures speed, memory and what a site lives through."""
 
 import argparse
 import os
@@ -11,13 +11,13 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks import connect, echo, fanout, fast, memory, pings, restart, storm
+from benchmarks import balance, connect, echo, fanout, fast, memory, pings, restart, storm
 from benchmarks.findings import Finding
 from benchmarks.redis_server import redis_server
 from benchmarks.rounds import QUICK, Plan
 from benchmarks.server import APPLICATIONS, pin_generator, serve
 
-_SCENARIOS = ("echo", "connect", "memory", "pings", "fanout", "fast", "storm", "restart")
+_SCENARIOS = ("echo", "connect", "memory", "pings", "fanout", "fast", "storm", "restart", "balance")
 
 
 def _parse() -> argparse.Namespace:
@@ -65,6 +65,8 @@ def _run(scenarios: list[str], plan: Plan) -> list[Finding]:
         findings += storm.measure(plan)
     if "restart" in scenarios:
         findings += restart.measure(plan)
+    if "balance" in scenarios:
+        findings += balance.measure(plan)
     return findings
 
 

@@ -36,6 +36,7 @@ class Plan:
     restart_sockets: int = 2_000
     restart_messages: float = 200.0  # a second
     restart_drain: float = 10.0  # seconds
+    balance_sockets: int = 4_000
 
 
 QUICK = Plan(
@@ -45,6 +46,7 @@ QUICK = Plan(
     flood=2_000,
     restart_sockets=400,
     restart_drain=3.0,
+    balance_sockets=600,
 )
 
 
