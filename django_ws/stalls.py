@@ -31,7 +31,12 @@ _stalls = ThrottledLog(logger, logging.WARNING, "stalls of the event loop")
 _OURS = str(Path(__file__).parent)
 _STANDARD = tuple({sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")})
 _INSTALLED = ("site-packages", "dist-packages")
-_SERVERS = {"asgiref", "daphne", "django", "granian", "hypercorn", "uvicorn", "uvloop"}
+# Packages that run the site's code, and are run by the library itself.
+_MACHINERY = {
+    *("asgiref", "autobahn", "channels", "daphne", "django", "granian", "h11", "hiredis"),
+    *("httptools", "hypercorn", "msgspec", "redis", "twisted", "uvicorn", "uvloop", "websockets"),
+    *("wsproto", "zmq"),
+}
 _RUNNERS = {"asyncio.base_events", "asyncio.runners", "uvicorn.server"}
 _DEBUGGERS = {"bdb", "pdb", "pydevd", "debugpy"}
 
@@ -144,7 +149,7 @@ def _culprit(frame: FrameType) -> FrameType | None:
         if file.startswith((_OURS, "<frozen")):
             continue
         if any(folder in Path(file).parts for folder in _INSTALLED):
-            if foreign is None and _module(each) not in _SERVERS:
+            if foreign is None and _module(each) not in _MACHINERY:
                 foreign = each
         elif not file.startswith(_STANDARD):
             return each
