@@ -79,9 +79,11 @@ async def test_a_package_is_named_where_none_of_the_sites_code_runs(
     folder = tmp_path / "site-packages"
     folder.mkdir()
     (folder / "slow_package.py").write_text("def block(event):\n    event.wait(30)\n")
+    (folder / "outer_package.py").write_text("def call(function, event):\n    function(event)\n")
     monkeypatch.syspath_prepend(folder)
     slow_package: Any = importlib.import_module("slow_package")
-    asyncio.get_running_loop().call_soon(slow_package.block, told.event)
+    outer_package: Any = importlib.import_module("outer_package")
+    asyncio.get_running_loop().call_soon(outer_package.call, slow_package.block, told.event)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert "slow_package.py, line 2, in block: event.wait(30)" in told.line
@@ -160,6 +162,18 @@ async def test_the_lifespan_watches_its_event_loop() -> None:
     await answers.get()
     await task
     assert loop not in stalls._watches
+
+
+def test_a_loop_in_a_thread_of_its_own_may_have_no_code_of_ours_at_all() -> None:
+    event = threading.Event()
+    thread = threading.Thread(target=event.wait)
+    thread.start()
+    try:
+        frame = sys._current_frames()[thread.ident or 0]
+        assert stalls._culprit(frame) is None
+    finally:
+        event.set()
+        thread.join()
 
 
 def test_frames_end() -> None:

@@ -236,16 +236,14 @@ class Supervisor:
             case Report.IS_ALONE:
                 worker.is_alone = True
                 self._warn_of_solitude()
-            case Report.READY:
+            case Report.READY | Report.EXPLAINS:
                 worker.is_ready = self._has_served = True
                 if not worker.is_leaving:
                     worker.kill_at = float("inf")
-                logger.info("%s is ready", worker)
-            case Report.EXPLAINS:
-                worker.is_ready = self._has_served = True
-                if not worker.is_leaving:
-                    worker.kill_at = float("inf")
-                logger.error("%s answers 503 until a file has changed", worker)
+                if report is Report.READY:
+                    logger.info("%s is ready", worker)
+                else:
+                    logger.error("%s answers 503 until a file has changed", worker)
             case Report.LEAVING if not worker.is_leaving:
                 self._retire(worker)
 
