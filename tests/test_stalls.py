@@ -16,6 +16,7 @@ import pytest
 
 from django_ws import stalls
 from django_ws.stalls import LOOK_SECONDS, Signs, StallWatch
+from django_ws.sync import run_unit
 from tests.asgi import application
 from tests.redis_server import until
 
@@ -90,7 +91,7 @@ async def test_a_package_is_named_where_none_of_the_sites_code_runs(
 
 
 async def test_a_process_that_has_too_much_to_do_is_told_of(told: Told) -> None:
-    asyncio.get_running_loop().call_soon(told.event.wait, 30)
+    asyncio.get_running_loop().call_soon(run_unit, told.event.wait, 30)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert "none of your code runs in it" in told.line

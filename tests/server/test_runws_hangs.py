@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from multiprocessing import Pipe
 from pathlib import Path
@@ -18,7 +20,7 @@ from django_ws.server.supervisor import Supervisor
 from django_ws.server.table import Row, Table
 from django_ws.server.turns import LOOK_SECONDS, Turns
 from tests.redis_server import until
-from tests.server.running import SECONDS, Runws, Stopped, is_gone, receive
+from tests.server.running import SECONDS, Runws, Stopped, is_gone, receive, state
 
 
 @pytest.mark.parametrize(("message", "line"), [("0", "time.sleep"), ('"regex"', "re.match")])
@@ -55,15 +57,7 @@ def test_a_worker_that_is_slow_or_stopped_is_left_alone() -> None:
             client.send("1.2")
             assert receive(client) == "awake"
         with Stopped(pid):
-            looks = 0
-
-            def has_looked() -> bool:
-                nonlocal looks
-                looks += 1
-                server.signal(signal.SIGUSR1)  # it looks, and says so
-                return server.printed.count("SIGUSR1 means nothing") > 40
-
-            until(has_looked, "looks at a worker that is stopped", SECONDS)
+            time.sleep(4)  # the time in which it would be replaced, if it hung
         client.send("0.1")
         assert receive(client) == "awake"
         assert server.ready == [pid]
@@ -90,6 +84,17 @@ class TestTurns:
         row.show(0, accepts=True)
         turns.look(100.0, pid)
         assert turns.look(5000.0, pid) == 2 * LOOK_SECONDS
+
+    def test_are_not_missed_while_the_process_is_stopped(self, row: Row) -> None:
+        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+            turns = Turns(row)
+            row.show(0, accepts=True)
+            turns.look(100.0, process.pid)
+            with Stopped(process.pid):
+                assert turns.look(101.0, process.pid) == 0
+            until(lambda: state(process.pid) != "T", "its going on", SECONDS)
+            assert turns.look(102.0, process.pid) == 1
+            process.kill()
 
     def test_are_not_missed_where_the_process_has_gone(self, row: Row) -> None:
         turns = Turns(row)
