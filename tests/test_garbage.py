@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
 from django.test import Client
 
@@ -294,3 +295,20 @@ async def test_nothing_waits_for_the_garbage_collector(name: str) -> None:
         await turns()
         left.look()
     assert left.found == {}
+
+
+async def test_asgiref_still_leaves_a_cycle_for_each_exception() -> None:
+    """When this fails, docs/running.md need not name it any more."""
+
+    def fail() -> None:
+        raise LookupError("a mistake")
+
+    async def call() -> None:
+        with suppress(LookupError):
+            await sync_to_async(fail)()
+
+    await call()
+    with leftovers() as left:
+        await call()
+        left.look()
+    assert "builtins.LookupError" in left.found

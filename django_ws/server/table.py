@@ -10,6 +10,7 @@ import mmap
 import os
 import tempfile
 import time
+import weakref
 from multiprocessing import reduction
 from typing import Any
 
@@ -25,6 +26,7 @@ class Table:
 
     def __init__(self, file: int | None = None) -> None:
         self._file = _new_file() if file is None else file
+        weakref.finalize(self, os.close, self._file)
         self._numbers = memoryview(mmap.mmap(self._file, ROWS * FIELDS * 8)).cast("d")
         self._taken: set[int] = set()
 

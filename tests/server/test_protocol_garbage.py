@@ -149,10 +149,23 @@ async def left_behind(
             await server.shutdown([listening])
 
 
+def test_uvicorns_own_class_still_leaves_some() -> None:
+    """When this fails, ``django_ws.server.leftovers`` may have become unnecessary."""
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        found = runner.run(left_behind(leaves, ws="websockets-sansio", http="httptools"))
+    assert "websockets.server.ServerProtocol" in found
+    assert "uvicorn.protocols.http.httptools_impl.HttpToolsProtocol" in found
+
+
+@pytest.mark.parametrize("deflate", [False, True], ids=["plain", "deflate"])
 @pytest.mark.parametrize("http", ["httptools", "h11"])
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("visit", list(VISITS))
-def test_nothing_waits_for_the_garbage_collector(loop: str, http: str, visit: str) -> None:
+def test_nothing_waits_for_the_garbage_collector(
+    loop: str, http: str, visit: str, deflate: bool
+) -> None:
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
-        found = runner.run(left_behind(VISITS[visit], ws=FastProtocol, http=http))
+        found = runner.run(
+            left_behind(VISITS[visit], ws=FastProtocol, http=http, ws_per_message_deflate=deflate)
+        )
     assert found == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -30,6 +31,15 @@ def test_another_process_writes_what_this_one_reads() -> None:
     child.close()
     assert mine.fewest_elsewhere() == 5
     assert others.last_turn > 0
+
+
+def test_it_leaves_no_descriptor_open() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    row = Table().take()
+    assert len(os.listdir("/proc/self/fd")) > before
+    del row
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_who_does_not_accept_or_stands_still_does_not_count(
