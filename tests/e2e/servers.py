@@ -232,7 +232,13 @@ class Server:
         trouble = printed[self._told_printed :] + logged[self._told_logged :]
         self._told_printed, self._told_logged = len(printed), len(logged)
         own = self.kind.own_trouble
-        return [line for line in trouble if own is None or not re.search(own, line)]
+        return [
+            line
+            for line in trouble
+            # On a busy machine any event loop may have to wait for a processor.
+            if "The event loop has stood still" not in line
+            and (own is None or not re.search(own, line))
+        ]
 
     def events(self, key: str | None) -> list[Event]:
         """What was noted under one key so far, in order."""
