@@ -242,7 +242,7 @@ async def left_in_the_handshake() -> None:
 async def first_message(text: str = '"secret"') -> None:
     async with Peer(FirstMessage) as peer:
         peer.say(text, "1")
-        # Not in the middle of the check of the log-in: asgiref leaves a cycle for what is cancelled.
+        # Not while the log-in is checked: asgiref leaves a cycle where that is cancelled.
         await until(lambda: peer.texts or peer.closes)
         peer.leave()
         await peer.ended()
