@@ -1,4 +1,4 @@
-"""`python -m benchmarks [echo|connect|memory|pings|fanout|fast|storm|restart ...] [--quick]`."""
+"""`python -m benchmarks [SCENARIO ...] [--quick]`: speed, memory, storms and restarts."""
 
 import argparse
 import os
@@ -11,13 +11,24 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks import connect, echo, fanout, fast, memory, pings, restart, storm
+from benchmarks import balance, churn, connect, echo, fanout, fast, memory, pings, restart, storm
 from benchmarks.findings import Finding
 from benchmarks.redis_server import redis_server
 from benchmarks.rounds import QUICK, Plan
 from benchmarks.server import APPLICATIONS, pin_generator, serve
 
-_SCENARIOS = ("echo", "connect", "memory", "pings", "fanout", "fast", "storm", "restart")
+_SCENARIOS = (
+    "echo",
+    "connect",
+    "memory",
+    "pings",
+    "fanout",
+    "fast",
+    "storm",
+    "restart",
+    "balance",
+    "churn",
+)
 
 
 def _parse() -> argparse.Namespace:
@@ -65,6 +76,10 @@ def _run(scenarios: list[str], plan: Plan) -> list[Finding]:
         findings += storm.measure(plan)
     if "restart" in scenarios:
         findings += restart.measure(plan)
+    if "balance" in scenarios:
+        findings += balance.measure(plan)
+    if "churn" in scenarios:
+        findings += churn.measure(plan)
     return findings
 
 

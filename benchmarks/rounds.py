@@ -36,6 +36,8 @@ class Plan:
     restart_sockets: int = 2_000
     restart_messages: float = 200.0  # a second
     restart_drain: float = 10.0  # seconds
+    balance_sockets: int = 4_000
+    churn: int = 100_000  # connections that come and go
 
 
 QUICK = Plan(
@@ -45,6 +47,8 @@ QUICK = Plan(
     flood=2_000,
     restart_sockets=400,
     restart_drain=3.0,
+    balance_sockets=600,
+    churn=5_000,
 )
 
 

@@ -117,7 +117,10 @@ class Failed(Action[Any]):
         self._error = error
 
     def __await__(self) -> Generator[Any, None, Any]:
-        raise self._error.with_traceback(None)  # one error may be raised to many
+        try:
+            raise self._error.with_traceback(None)  # one error may be raised to many
+        finally:
+            del self  # otherwise error, traceback, this frame and this object form a cycle
         yield  # makes this a generator
 
 
@@ -154,7 +157,10 @@ class Pending(Action[None]):
             self._waiters.append(waiter)
             yield from waiter
         if self._error is not None:
-            raise self._error.with_traceback(None)
+            try:
+                raise self._error.with_traceback(None)
+            finally:
+                del self  # as in ``Failed``
 
 
 class All(Action[None]):
@@ -166,8 +172,13 @@ class All(Action[None]):
         self._actions = actions
 
     def __await__(self) -> Generator[Any, None, None]:
-        for action in self._actions:
-            yield from action.__await__()
+        actions = iter(self._actions)
+        del self  # as in ``Failed``
+        for action in actions:
+            try:
+                yield from action.__await__()
+            finally:
+                del action
 
 
 class Elsewhere(Action[T], Generic[T]):
@@ -200,6 +211,8 @@ def act(
             return Done(result.result(seconds))
         except TimeoutError:
             raise SendTimeout(name, seconds) from None
+        finally:
+            del result  # as in ``Failed``
     if running is loop:
         return start()
     return Elsewhere(_submit(loop, start))

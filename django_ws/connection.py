@@ -421,3 +421,4 @@ class Connection:
         """Let go of what refers back here, so that nothing waits for the garbage collector."""
         self.on_closing = _nothing
         self.inbound.stop()
+        self.outbound.release()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 from collections import deque
 from collections.abc import Callable
 from threading import get_ident
@@ -17,6 +18,8 @@ from weakref import WeakKeyDictionary
 
 from django_ws.outbound import data_size
 from django_ws.types import Event, Receive
+
+logger = logging.getLogger("django.ws.request")
 
 MAX_WAITING_MESSAGES = 16
 MAX_WAITING_BYTES = 1024 * 1024
@@ -133,7 +136,8 @@ class Inbound:
                 try:
                     event = await self.receive()
                 except Exception as error:
-                    event = {"type": "websocket.disconnect", "code": 1006, "error": error}
+                    logger.debug("receive failed: %r", error)
+                    event = {"type": "websocket.disconnect", "code": 1006}
                 self._events.append(event)
                 self._size += _size(event)
                 if event["type"] == "websocket.disconnect":

@@ -105,6 +105,7 @@ class Life(FirstMessage):
                 self._set_timer(None)
                 self.calls.context = None
                 connection.release()
+                self._subscriptions = None  # they refer back here
                 self.handler._let_go()
 
     async def hand_over(self, application: ASGIApplication, scope: Scope) -> None:

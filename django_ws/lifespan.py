@@ -5,8 +5,10 @@ https://asgi.readthedocs.io/en/latest/specs/lifespan.html
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
+from django_ws import stalls
 from django_ws.pubsub.hubs import close_all, open_all
 from django_ws.throttled_log import flush_all
 from django_ws.types import ASGIApplication, Event, Receive, Scope, Send
@@ -19,9 +21,9 @@ async def lifespan(
 ) -> None:
     """Let ``http_app`` take part in the lifespan; answer in its place where it does not.
 
-    Broadcast backends are opened before and closed after it. Django's own application knows no
-    lifespan (``http_app`` is None for it). One that does not
-    either says so by raising, or returning, before it answered anything.
+    Broadcast backends are opened before and closed after it, and meanwhile the event loop is
+    watched for stalls. Django's own application knows no lifespan (``http_app`` is None for it).
+    One that does not either says so by raising, or returning, before it answered anything.
     """
 
     async def closing_send(event: Event) -> None:
@@ -30,9 +32,11 @@ async def lifespan(
         await send(event)
 
     await open_all()
+    stop_watching = stalls.watch(asyncio.get_running_loop())
     try:
         await _take_part(scope, receive, closing_send, http_app)
     finally:
+        stop_watching()
         await close_all()
         flush_all()
 

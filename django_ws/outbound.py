@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import logging
+import re
 import types
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context
 from typing import Any, cast
 
@@ -15,10 +17,13 @@ from django_ws.acting import Failed, Pending, current_task, done
 from django_ws.exceptions import ConnectionClosed, MessageDropped, WebSocketError
 from django_ws.frame_extension import FrameExtension, Prepare, Write
 from django_ws.printable import printable
+from django_ws.throttled_log import ThrottledLog
 from django_ws.types import Event, Send
 
 FINISHED: Any = object()
 logger = logging.getLogger("django.ws.request")
+
+_defects = ThrottledLog(logger, logging.ERROR, "failures of the server's send()")
 
 MESSAGE_OVERHEAD = 100  # bytes counted for each waiting message besides its own
 
@@ -102,9 +107,15 @@ class Outbound:
     def drive(self, event: Event, ready: Context) -> Awaitable[None]:
         """Send one event now. Only inside a task; ``ready`` is that of this buffer."""
         try:
-            call = self._send(event).__await__()
+            sent: Any = self._send(event)
         except (Exception, asyncio.CancelledError) as error:  # nobody has cancelled this one
             return self._failed(event, error)
+        try:
+            call = sent.__await__()
+        except AttributeError as error:
+            if not inspect.isawaitable(sent):
+                return self._failed(event, error)
+            call = sent  # a generator-based coroutine
         try:
             # next() with a default costs no StopIteration, as send() would.
             suspended_on = ready.run(next, call, FINISHED)
@@ -112,8 +123,10 @@ class Outbound:
             if isinstance(error, RuntimeError) and self._is_driving():
                 # The server's send has itself led here, for example through the log and one
                 # of its handlers that tells clients: this event waits behind that one.
-                call.close()
-                return self._wait(event)
+                if isinstance(sent, Coroutine):  # has not begun, and is made again
+                    sent.close()
+                    return self._wait(event)
+                return self._wait(event, sent)
             return self._failed(event, error)
         if suspended_on is FINISHED:
             return self.done
@@ -121,12 +134,11 @@ class Outbound:
             # Until the writer's first step others may come to wait for the same future, which
             # this mark of its one awaiter would make fail ("await wasn't used with future").
             suspended_on._asyncio_future_blocking = False
-        return self._wait(event, _resume(call, suspended_on))
+        return self._wait(event, _resume(call, suspended_on), is_under_way=True)
 
     def _failed(self, event: Event, error: BaseException) -> Awaitable[None]:
         if self.ready is not None and (other := _other_close(event, error)) is not None:
             return self.drive(other, self.ready)
-        # Whatever else a server raises here means that the connection is gone.
         return self._refuse(event, self._break(error))
 
     def _is_driving(self) -> bool:
@@ -159,15 +171,22 @@ class Outbound:
             self.writer = None
         self._drop_all(error)
 
-    def _wait(self, event: Event, call: Awaitable[None] | None = None) -> Awaitable[None]:
+    def release(self) -> None:
+        """The connection is over: keep no exception, whose traceback refers back here."""
+        if self.broken is not None:
+            self.broken = ConnectionClosed(self.broken.code, self.broken.reason)
+
+    def _wait(
+        self, event: Event, call: Awaitable[None] | None = None, *, is_under_way: bool = False
+    ) -> Awaitable[None]:
         item = _Waiting(event, call)
         self.size += item.size
         if self._waiting is None:
             self._waiting = deque()
-        if call is None:
-            self._waiting.append(item)
-        else:  # what it has led to itself stands behind it
+        if is_under_way:  # what it has led to itself stands behind it
             self._in_flight = item
+        else:
+            self._waiting.append(item)
         if self.writer is None:
             self.ready = None
             # Not loop.create_task(): an eager factory would run it before it is known here.
@@ -178,6 +197,7 @@ class Outbound:
 
     async def _write(self) -> None:
         waiting = cast(deque[_Waiting], self._waiting)
+        item: _Waiting | None = None
         try:
             while True:
                 item = self._in_flight = self._in_flight or waiting.popleft()
@@ -198,6 +218,7 @@ class Outbound:
             self._break(error)
             raise
         finally:
+            item = None  # the traceback of what was raised refers to this frame
             self.writer = None
             if self.broken is None:
                 self.ready = self.context
@@ -209,6 +230,16 @@ class Outbound:
             self.ready = None
             self.broken = ConnectionClosed()
             self.broken.__cause__ = cause
+            if not _is_lost(cause):
+                _defects.log(
+                    type(cause).__name__,
+                    "WebSocket %s: the server's send() failed: %r. Nothing more can be sent on "
+                    "this connection. It was not lost: the fault is in the server, or in what "
+                    "stands between it and this application.",
+                    printable(self._path),
+                    cause,
+                    exc_info=cause,
+                )
         return self.broken
 
     def _refuse(self, event: Event, error: ConnectionClosed) -> Awaitable[None]:
@@ -240,7 +271,7 @@ def _never(unsendable: Any) -> bool:
 
 
 class _Waiting:
-    """An event that the server has not taken yet; ``call`` where its ``send`` has begun."""
+    """An event that the server has not taken yet; ``call`` where its ``send`` was called."""
 
     __slots__ = ("call", "event", "pending", "size")
 
@@ -272,18 +303,37 @@ def data_size(data: str | bytes) -> int:
     return len(data.encode())
 
 
+# Servers that raise no ``OSError`` for a lost connection say so in the name or the text of what
+# they raise: Disconnected, "after sending 'websocket.close'", "Connection already upgraded".
+_SAYS_LOST = re.compile(r"clos|disconnect|lost|already", re.IGNORECASE)
+_MISTAKES = (TypeError, AttributeError, LookupError, NameError, AssertionError)
+
+
+def _is_lost(error: BaseException) -> bool:
+    """Whether an exception of a server's ``send`` means that the connection is gone."""
+    if isinstance(error, OSError | EOFError | asyncio.CancelledError):
+        return True
+    return not isinstance(error, _MISTAKES) and bool(_SAYS_LOST.search(repr(error)))
+
+
 @types.coroutine
 def _resume(call: Any, suspended_on: Any) -> Generator[Any, Any, None]:
-    """Go on with a coroutine that was driven by hand to its first suspension."""
+    """Go on with an awaitable's iterator that was driven by hand to its first suspension.
+
+    As ``await`` does it: ``__next__`` is all that an iterator must have.
+    """
     if asyncio.isfuture(suspended_on):
         suspended_on._asyncio_future_blocking = True
     try:
         while True:
             try:
-                sent = yield suspended_on
+                value = yield suspended_on
             except BaseException as error:
-                suspended_on = call.throw(error)
+                throw = getattr(call, "throw", None)
+                if throw is None:
+                    raise
+                suspended_on = throw(error)
             else:
-                suspended_on = call.send(sent)
+                suspended_on = next(call) if value is None else call.send(value)
     except StopIteration:
         return

@@ -16,7 +16,8 @@ from django_ws.read_only import is_read_only
 
 # What the instances have besides, which no look at the class shows.
 INSTANCE_ATTRIBUTES = {
-    "_connection", "_id", "_life", "_open_topics", "_rate_limited", "_request", "args", "kwargs",
+    "_connection", "_id", "_is_addressed", "_life", "_open_topics", "_rate_limited", "_request",
+    "args", "kwargs",
 }  # fmt: skip
 # Class attributes for setting: those with a check of their values, and some without.
 SETTABLE = {

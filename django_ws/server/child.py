@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
 from typing import Any
 
 STABLE_SECONDS = 10.0  # a process that has lived so long is replaced without a pause
@@ -24,6 +25,15 @@ PARENTS_SIGNALS = (
 # A new interpreter: nothing of the parent's threads, locks and connections, and the code of now.
 _spawn = multiprocessing.get_context("spawn")
 multiprocessing.allow_connection_pickling()  # sockets, too
+
+_PREFIX = "django_ws "  # of the names of our processes
+
+
+def is_starting() -> bool:
+    """Whether this process is a child that imports the main module of its parent: it must not
+    start servers itself.
+    """
+    return multiprocessing.current_process().name.startswith(_PREFIX)
 
 
 class Order(StrEnum):
@@ -41,6 +51,7 @@ class Report(StrEnum):
     NEEDS_PROXY = "needs the proxy"  # and waits for GO_ON
     IS_ALONE = "is alone"  # its broadcasts reach no other worker
     READY = "ready"
+    EXPLAINS = "explains"  # it cannot serve the site, and answers so; with --reload alone
     LEAVING = "leaving"  # serves to its end what it has, and takes no more
 
 
@@ -52,7 +63,7 @@ class Child:
 
     def __init__(self, name: str, target: Callable[..., None], *args: Any) -> None:
         self.pipe, theirs = _spawn.Pipe()
-        self.process = _spawn.Process(target=target, args=(theirs, *args), name=name)
+        self.process = _spawn.Process(target=target, args=(theirs, *args), name=_PREFIX + name)
         self.began = time.monotonic()
         try:
             with _signals_held():
@@ -121,7 +132,15 @@ def _signals_held() -> Iterator[None]:
 
 def release_signals() -> None:
     """In the child, when it has its handlers."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, PARENTS_SIGNALS)
+    # One by one: the stack that faulthandler gives to signal handlers is small, and all that wait
+    # would be delivered within each other.
+    for number in PARENTS_SIGNALS:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
+
+
+def pipe_from_child() -> tuple[Connection, Connection]:
+    """What the parent reads, and what a child that is given it writes."""
+    return _spawn.Pipe(duplex=False)
 
 
 class Pauses:

@@ -37,6 +37,7 @@ class Options:
     log_level: str = "info"
     access_log: bool = True
     graceful_timeout: float = 30.0
+    hang_timeout: float = 60.0
     timeout_keep_alive: int = 5
     header_timeout: float = Limits.header_timeout
     max_header_size: int = Limits.max_header_size
@@ -74,6 +75,11 @@ class Options:
             header_timeout=self.header_timeout,
             max_waiting=self.max_waiting,
         )
+
+    @property
+    def late_seconds(self) -> float:
+        """By how much a worker that is told to stop may be late before it is killed."""
+        return 0.7 if self.reload else 5.0  # who changes files wants to see it soon
 
     @property
     def certificate_demand(self) -> ssl.VerifyMode:
@@ -143,6 +149,14 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="SECONDS",
         help="how long a worker that was told to stop may take until it is killed "
         "(default: %(default)g)",
+    )
+    add(
+        "--hang-timeout",
+        type=_seconds,
+        default=default.hang_timeout,
+        metavar="SECONDS",
+        help="how long the event loop of a worker may stand still until it is replaced; 0 for "
+        "ever, and so with --reload (default: %(default)g)",
     )
     add(
         "--timeout-keep-alive",

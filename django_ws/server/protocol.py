@@ -33,6 +33,7 @@ from django_ws.server.frames import (
     Frames,
     frame,
 )
+from django_ws.server.leftovers import let_go, let_go_of_pages
 from django_ws.server.reading import Reading
 
 if TYPE_CHECKING:
@@ -169,10 +170,12 @@ class FastProtocol(Reading):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._transport = self.transport
+        let_go_of_pages(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._held = b""
+        let_go(self.transport, self.conn)
 
     def pause_writing(self) -> None:
         super().pause_writing()

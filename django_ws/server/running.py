@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 import logging
-import socket
+import sys
 from collections.abc import Callable
-
-import uvicorn
-from uvicorn.supervisors import ChangeReload
+from contextlib import closing
+from dataclasses import replace
 
 from django_ws.server.access_log import configure_logging, guard_logging
 from django_ws.server.binding import BindError, Listening
+from django_ws.server.changes import Changes
+from django_ws.server.child import is_starting
 from django_ws.server.loading import CANNOT_START
+from django_ws.server.open_files import raise_limit
 from django_ws.server.options import Options
 from django_ws.server.supervisor import Supervisor
-from django_ws.server.worker import serve_until_changed
 
 logger = logging.getLogger("uvicorn.error")
 
@@ -30,6 +30,14 @@ def serve(
     configure_logging(options)
     configure_more()
     guard_logging(options)
+    if is_starting():
+        logger.error(
+            "A worker imports %s as it starts, which starts the server again. Put that below "
+            'if __name__ == "__main__": as in the manage.py that startproject writes',
+            sys.argv[0],
+        )
+        sys.exit(CANNOT_START)
+    raise_limit()
     listening = Listening()
     try:
         listening.open(options.bind, options.backlog)
@@ -40,15 +48,10 @@ def serve(
         for address in listening.shown("https" if options.ssl_certfile else "http"):
             logger.info("Listening on %s", address)
         if options.reload:
-            return serve_and_reload(application, options, listening.sockets)
+            # Hooks get a second. One worker is enough for who changes files.
+            options = replace(options, workers=1, graceful_timeout=1.0)
+            with closing(Changes(application)) as changes:
+                return Supervisor(application, options, listening.sockets, changes).run()
         return Supervisor(application, options, listening.sockets).run()
     finally:
         listening.close()
-
-
-def serve_and_reload(application: str, options: Options, sockets: list[socket.socket]) -> int:
-    """One worker, which uvicorn's own reloader starts anew."""
-    config = uvicorn.Config(application, reload=True, log_config=None)
-    target = functools.partial(serve_until_changed, application, options)
-    ChangeReload(config, target=target, sockets=sockets).run()
-    return 0

@@ -15,21 +15,26 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from multiprocessing.connection import wait
 from types import FrameType
 from typing import Any
 
-from django_ws.server.child import Child, Order, Pauses, Report
+from django_ws.server.changes import Changes
+from django_ws.server.child import Child, Order, Pauses, Report, pipe_from_child
 from django_ws.server.loading import CANNOT_START, Site
 from django_ws.server.options import Options
 from django_ws.server.proxy import BroadcastProxy
-from django_ws.server.worker import run
+from django_ws.server.stack import Stack
+from django_ws.server.table import Row, Table
+from django_ws.server.turns import LOOK_SECONDS, Turns
+from django_ws.server.worker import Place, run
 
 logger = logging.getLogger("uvicorn.error")
 
 START_SECONDS = 120.0  # for a new worker to be ready; then it is killed
-LATE_SECONDS = 5.0  # a worker that is told to stop may be late by so much
+STACK_SECONDS = 1.0  # for a worker that hangs to tell on what it stands
 AT_ONCE_SECONDS = 2.0  # between "stop at once" and SIGKILL; a third signal does not wait
 IS_ALONE = (
     "Broadcasts stay in one worker, since they go through its memory. Where the others "
@@ -43,9 +48,13 @@ IS_ALONE = (
 class Worker:
     """One worker, as its parent sees it."""
 
-    def __init__(self, child: Child, generation: int) -> None:
+    def __init__(self, child: Child, generation: int, row: Row, stack: Stack) -> None:
         self.child = child
         self.generation = generation  # how many restarts there had been
+        self.row = row
+        self.stack = stack
+        self.turns = Turns(row)
+        self.hangs = False
         self.is_ready = False
         self.is_alone = False
         self.is_leaving = False  # told to stop, or stopping by itself
@@ -56,10 +65,17 @@ class Worker:
 
 
 class Supervisor:
-    """``run`` returns the exit code, when all processes have ended. For the main thread alone."""
+    """``run`` returns the exit code, when all processes have ended. For the main thread alone.
+
+    With ``changes`` each change of a file ends the workers, and then new ones are started.
+    """
 
     def __init__(
-        self, application: str, options: Options, sockets: Sequence[socket.socket]
+        self,
+        application: str,
+        options: Options,
+        sockets: Sequence[socket.socket],
+        changes: Changes | None = None,
     ) -> None:
         self.target = options.workers
         self.workers: list[Worker] = []  # the oldest first
@@ -67,7 +83,11 @@ class Supervisor:
         self._application = application
         self._options = options
         self._sockets = list(sockets)
-        self._graceful_seconds = options.graceful_timeout + LATE_SECONDS
+        self._changes = changes
+        self._table = Table()
+        self._hang_seconds = 0.0 if changes is not None else options.hang_timeout
+        self._looked_at = 0.0
+        self._graceful_seconds = options.graceful_timeout + options.late_seconds
         self._proxy = BroadcastProxy(self._graceful_seconds)
         self._pauses = Pauses()
         self._generation = 0
@@ -160,7 +180,12 @@ class Supervisor:
 
     def _look(self) -> None:
         self._proxy.look()
+        if self._changes is not None and (files := self._changes.take()):
+            self._reload(files)
         now = time.monotonic()
+        if self._hang_seconds and now >= self._looked_at + LOOK_SECONDS:
+            self._looked_at = now
+            self._look_for_hanging(now)
         for worker in list(self.workers):
             is_alive = worker.child.is_alive  # before its last words are read
             for report in worker.child.reports():
@@ -168,10 +193,40 @@ class Supervisor:
             if not is_alive:
                 self._bury(worker)
             elif now >= worker.kill_at:
-                verb = "end" if worker.is_leaving else "start"
-                logger.error("%s did not %s in time: it is killed", worker, verb)
-                worker.kill_at = float("inf")
-                worker.child.process.kill()
+                self._kill(worker)
+
+    def _look_for_hanging(self, now: float) -> None:
+        for worker in self.workers:
+            if not worker.is_ready or worker.is_leaving:
+                continue
+            still_for = worker.turns.look(now, worker.child.pid or 0)
+            if worker.hangs and not still_for:
+                worker.hangs, worker.kill_at = False, float("inf")  # it goes on after all
+            elif not worker.hangs and still_for >= self._hang_seconds:
+                worker.hangs, worker.kill_at = True, now + STACK_SECONDS
+                worker.stack.ask(worker.child.pid or 0)
+
+    def _kill(self, worker: Worker) -> None:
+        if worker.hangs and not worker.is_leaving:
+            logger.error(
+                "%s: its event loop has stood still for %.0f s (--hang-timeout): it is killed. "
+                "It stands on:\n%s",
+                worker,
+                worker.turns.still_for,
+                worker.stack.read() or "(it does not tell)",
+            )
+        else:
+            verb = "end" if worker.is_leaving else "start"
+            logger.error("%s did not %s in time: it is killed", worker, verb)
+        worker.kill_at = float("inf")
+        worker.child.process.kill()
+
+    def _reload(self, files: set[str]) -> None:
+        """End all workers; others are started when they have ended, which is soon."""
+        logger.warning("Reloading: changed are %s", ", ".join(sorted(files)))
+        self._pauses = Pauses()
+        for worker in self._staying:
+            self._retire(worker)
 
     def _hear(self, worker: Worker, report: Report) -> None:
         match report:
@@ -181,11 +236,14 @@ class Supervisor:
             case Report.IS_ALONE:
                 worker.is_alone = True
                 self._warn_of_solitude()
-            case Report.READY:
+            case Report.READY | Report.EXPLAINS:
                 worker.is_ready = self._has_served = True
                 if not worker.is_leaving:
                     worker.kill_at = float("inf")
-                logger.info("%s is ready", worker)
+                if report is Report.READY:
+                    logger.info("%s is ready", worker)
+                else:
+                    logger.error("%s answers 503 until a file has changed", worker)
             case Report.LEAVING if not worker.is_leaving:
                 self._retire(worker)
 
@@ -205,6 +263,8 @@ class Supervisor:
             when = f" in {pause:g} s" if pause else ""
             logger.error("%s died (%s), a new one is started%s", worker, fate, when)
         child.close()
+        worker.stack.close()
+        self._table.give_back(worker.row)
 
     def _end(self, reason: str) -> None:
         """Another attempt would end in the same way; and who started this looks at it now."""
@@ -235,6 +295,8 @@ class Supervisor:
         if self._is_stopping:
             return
         staying, stale = self._staying, self._stale
+        if self._changes is not None and len(staying) < len(self.workers):
+            return  # what the old code holds, a port for example, may be free only at its end
         # The first shows whether the application can be imported at all: one traceback, not N.
         missing = (self.target if self._has_served else 1) - len(staying)
         if missing > 0:
@@ -251,13 +313,25 @@ class Supervisor:
 
     def _start(self) -> None:
         try:
-            proxy = self._proxy.location if self.target > 1 else None
-            site = Site(self._application, self._options, proxy)
-            child = Child("worker", run, site, self._sockets)
+            worker = self._new_worker()
         except OSError as error:
             self._cannot_start(error)
         else:
-            self.workers.append(Worker(child, self._generation))
+            self.workers.append(worker)
+
+    def _new_worker(self) -> Worker:
+        """Raises ``OSError``, and leaves nothing behind, where it cannot be started."""
+        proxy = self._proxy.location if self.target > 1 else None
+        site = Site(self._application, self._options, proxy)
+        with ExitStack() as undo:
+            row = self._table.take()
+            undo.callback(self._table.give_back, row)
+            mine, theirs = pipe_from_child()
+            undo.callback(mine.close)
+            with theirs:
+                child = Child("worker", run, site, Place(self._sockets, row, theirs))
+            undo.pop_all()
+        return Worker(child, self._generation, row, Stack(mine))
 
     def _cannot_start(self, error: OSError) -> None:
         if not self._has_served:
@@ -284,13 +358,16 @@ class Supervisor:
 
     def _waitables(self) -> list[Any]:
         children = [each for worker in self.workers for each in worker.child.waitables()]
-        return [*children, *self._proxy.waitables()]
+        changes = [self._changes.woken] if self._changes is not None else []
+        return [*children, *self._proxy.waitables(), *changes]
 
     def _seconds_to_look(self) -> float | None:
         """Until something is due that nobody tells of. None: never."""
         now = time.monotonic()
         due = [worker.kill_at - now for worker in self.workers]
         due += self._proxy.seconds_to_look
+        if self._hang_seconds:
+            due.append(self._looked_at + LOOK_SECONDS - now)
         if self._pauses.left:
             due.append(self._pauses.left)
         soonest = min(due, default=float("inf"))

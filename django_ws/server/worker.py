@@ -2,66 +2,138 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
 import socket
 import threading
-from dataclasses import replace
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from types import FrameType
+from typing import Any
 
 import uvicorn
 from django.conf import settings
 
-from django_ws import conf
+from django_ws import conf, stalls
+from django_ws.admission import admission_of
 from django_ws.pubsub.backends.memory import MemoryBackend
 from django_ws.pubsub.hubs import backend_class
-from django_ws.server import garbage
+from django_ws.server import explaining, garbage, stack
+from django_ws.server.accepting import Accepting
 from django_ws.server.access_log import configure_logging
+from django_ws.server.base import TICK_SECONDS
 from django_ws.server.child import PARENTS_SIGNALS, Order, Report, release_signals
 from django_ws.server.loading import Site, prepared
-from django_ws.server.options import Options
 from django_ws.server.server import Server
+from django_ws.server.table import Row
 
 logger = logging.getLogger("uvicorn.error")
 
 PROXY_SECONDS = 20.0  # to wait for the proxy; then it is served without
+HANDSHAKE_SECONDS = 3.0  # for handshakes that are under way when others take what comes
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a worker shares with its parent."""
+
+    sockets: list[socket.socket]
+    row: Row
+    stack: Connection  # where it tells on what it stands
 
 
 class Supervised(Server):
-    """Tells the supervisor when it serves, and when it begins to end."""
+    """Takes its share of the connections. Tells the supervisor when it serves, when it begins to
+    end, and that its event loop turns.
+    """
 
-    def __init__(self, config: uvicorn.Config, line: Line, tunes: bool) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        line: Line,
+        place: Place,
+        *,
+        tunes: bool,
+        report: Report = Report.READY,
+    ) -> None:
         super().__init__(config)
         self._line = line
+        self._place = place
         self._tunes = tunes
+        self._report = report
+        self._accepting: Accepting  # since the startup
+        self._collector: garbage.Collector | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        await super().startup([])  # uvicorn would take whatever comes
+        stalls.watch(asyncio.get_running_loop())
         if self._tunes:
             garbage.tune()
-        self._line.tell(Report.READY)
+            self._collector = garbage.Collector()
+        self._accepting = Accepting(
+            self._place.sockets,
+            self._new_protocol,
+            self.server_state.connections,
+            self._place.row,
+            self.config.ssl,
+        )
+        servers: list[Any] = self.servers
+        servers.append(self._accepting)
+        self._line.tell(self._report)
+
+    def _new_protocol(self) -> asyncio.Protocol:
+        """As uvicorn makes it for each connection."""
+        protocol: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+        return protocol(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+
+    async def on_tick(self, counter: int) -> bool:
+        accepting = self._accepting
+        accepting.show()
+        if self._collector is not None:
+            pages = self.server_state.total_requests
+            self._collector.look(accepting.count, accepting.accepted, pages)
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._line.tell(Report.LEAVING)
         await super().shutdown(sockets)
 
+    async def _settle(self) -> None:
+        await super()._settle()
+        if not self._hands_over:
+            return
+        # Who has connected here is served here, however many they are.
+        deadline = asyncio.get_running_loop().time() + HANDSHAKE_SECONDS
+        if self._accepting.beginning:
+            await _until(lambda: not self._accepting.beginning, deadline)
+            await super()._settle()
+        admission = admission_of(asyncio.get_running_loop())
+        await _until(lambda: not admission.inside + admission.waiting, deadline)
 
-class Reloaded(Server):
-    """Under uvicorn's reloader, which on Ctrl+C sends SIGTERM to a worker that was told already."""
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if not (sig == signal.SIGTERM and self._signals == [signal.SIGINT]):
-            super().handle_exit(sig, frame)
+async def _until(condition: Callable[[], bool], deadline: float) -> None:
+    while (  # noqa: ASYNC110  # no event
+        not condition() and asyncio.get_running_loop().time() < deadline
+    ):
+        await asyncio.sleep(TICK_SECONDS)
 
 
 class Line:
-    """The worker's end of the pipe. A thread reads it, also while the event loop is busy."""
+    """The worker's end of the pipe. A thread reads it, also while the event loop is busy.
 
-    def __init__(self, pipe: Connection) -> None:
+    ``seconds_without_parent``: how long the worker may take to end when its parent has died, who
+    would have killed it.
+    """
+
+    def __init__(self, pipe: Connection, seconds_without_parent: float) -> None:
         self.server: Server | None = None
         self._pipe = pipe
+        self._seconds_without_parent = seconds_without_parent
         self._may_go_on = threading.Event()
         threading.Thread(target=self._read, name="orders", daemon=True).start()
 
@@ -82,6 +154,10 @@ class Line:
         except (EOFError, OSError):
             logger.warning("the parent of worker %d has died: it stops", os.getpid())
             self._obey(Order.STOP)
+            time.sleep(self._seconds_without_parent)
+            logger.error("Worker %d did not stop in time: it ends at once", os.getpid())
+            logging.shutdown()
+            os._exit(1)
 
     def _obey(self, order: Order) -> None:
         if order is Order.GO_ON:
@@ -95,29 +171,34 @@ class Line:
             self.server.should_exit = True
 
 
-def run(pipe: Connection, site: Site, sockets: list[socket.socket]) -> None:
+def run(pipe: Connection, site: Site, place: Place) -> None:
     """In a new process, until its end."""
     # Only SIGTERM and SIGINT mean the same to a worker, once it serves. SIG_IGN would be
     # inherited by whatever the site starts.
     for number in PARENTS_SIGNALS:
         signal.signal(number, lambda *_: None)
+    stack.tell_on_signal(place.stack)
     release_signals()
     configure_logging(site.options)
-    line = Line(pipe)
+    line = Line(pipe, site.options.graceful_timeout + site.options.late_seconds)
+    try:
+        serve_site(site, line, place)
+    except SystemExit:  # the log says why
+        if not site.options.reload or (line.server is not None and line.server.started):
+            raise
+        line.server = None
+        server = Supervised(
+            explaining.config(site.options), line, place, tunes=False, report=Report.EXPLAINS
+        )
+        line.server = server
+        server.run(place.sockets)
+
+
+def serve_site(site: Site, line: Line, place: Place) -> None:
     # Before an event loop runs, so that Django may use the database as it is imported.
     config = prepared(site, lambda: tell_of_broadcasts(site, line))
-    server = Supervised(config, line, site.options.gc_tuning)
-    line.server = server
-    server.run(sockets)
-
-
-def serve_until_changed(
-    application: str, options: Options, sockets: list[socket.socket] | None = None
-) -> None:
-    """In a new process of uvicorn's reloader. Who changes files wants to see it soon."""
-    configure_logging(options)
-    config = prepared(Site(application, replace(options, graceful_timeout=1.0)))
-    Reloaded(config).run(sockets)
+    line.server = server = Supervised(config, line, place, tunes=site.options.gc_tuning)
+    server.run(place.sockets)
 
 
 def tell_of_broadcasts(site: Site, line: Line) -> None:

@@ -221,7 +221,7 @@ async def test_a_backend_that_fails_for_one_user_is_asked_for_the_others(
             await checked()
             assert await of_bob.wait_closed() == 4401
             await of_alice.receive_nothing()
-            assert "1 log-ins could not be checked, and stay until the next check" in caplog.text
+            assert "1 log-in could not be checked, and stays until the next check" in caplog.text
             assert "no entry in the directory" in caplog.text
             del trouble["alice"]
             await change(alice, last_name="banned")

@@ -74,7 +74,12 @@ class Busy(WebSocketHandler):
         print("busy", flush=True)
         time.sleep(600)
 
-urlpatterns = [path("ws/echo/", Echo), path("ws/busy/", Busy)]
+class Blocks(WebSocketHandler):
+    async def on_message(self, message):
+        time.sleep(3)
+        await self.send(message)
+
+urlpatterns = [path("ws/echo/", Echo), path("ws/busy/", Busy), path("ws/blocks/", Blocks)]
 """
 ASGI = """
 import os
@@ -213,6 +218,17 @@ def closed_with(ws: ClientConnection) -> int | None:
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     return new_project(tmp_path)
+
+
+@pytest.mark.parametrize("options", [(), ("--noreload",)], ids=["reloader", "no reloader"])
+def test_a_hook_that_blocks_the_event_loop_is_told_with_its_line(
+    project: Path, options: tuple[str, ...]
+) -> None:
+    with RunServer(project, *options, "0") as server:
+        with open_socket(server.started(), "ws/blocks/") as ws:
+            echo(ws)
+        server.expect("The event loop has stood still for")
+        server.expect(", in Blocks.on_message: time.sleep(3)")
 
 
 def test_serves_and_tells_what_django_tells_and_what_becomes_of_sockets(project: Path) -> None:

@@ -18,7 +18,6 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from django_ws.server.server import Server as DrainingServer
-from django_ws.server.worker import Reloaded
 from tests.asgi import application
 from tests.e2e.servers import Kind, Server
 from tests.server.running import SECONDS, Runws, receive
@@ -307,14 +306,3 @@ class TestSignals:
         server.handle_exit(signal.SIGINT, None)
         assert server.should_exit
         assert not server.force_exit
-
-    def test_the_reloaders_after_that_of_the_terminal_is_no_second_one(self) -> None:
-        """Ctrl+C is for both."""
-        server = Reloaded(uvicorn.Config(application))
-        server.started = True
-        server.handle_exit(signal.SIGINT, None)
-        server.handle_exit(signal.SIGTERM, None)
-        assert server.should_exit
-        assert not server.force_exit
-        server.handle_exit(signal.SIGINT, None)
-        assert server.force_exit

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -290,6 +289,29 @@ def test_without_descriptors_it_goes_on_with_what_it_has() -> None:
         until(lambda: server.printed.count("Started the proxy") == 2, "a new proxy", SECONDS)
 
 
+@pytest.mark.parametrize(
+    "unguarded",
+    [
+        "execute_from_command_line(sys.argv)",
+        "sys.exit(execute_from_command_line(sys.argv))",
+        "from django_ws.server.__main__ import main; sys.exit(main(sys.argv[2:]))",
+    ],
+)
+def test_a_main_module_that_workers_cannot_import_is_told_with_the_cure(
+    tmp_path: Path, unguarded: str
+) -> None:
+    manage = tmp_path / "manage.py"
+    manage.write_text(
+        f"import sys\nfrom django.core.management import execute_from_command_line\n{unguarded}\n"
+    )
+    what = [APPLICATION] if "main(" in unguarded else []
+    printed = failed(str(manage), "runws", *what, *FREE, "-w", "2", DJANGO_SETTINGS_MODULE=SETTINGS)
+    assert printed.count(f"A worker imports {manage} as it starts, which starts the server") == 1
+    assert 'if __name__ == "__main__":' in printed
+    assert "could not start (exit code 3): this is the end" in printed
+    assert "Address already in use" not in printed
+
+
 def test_a_signal_ends_it_before_it_serves(told: Callable[[str], dict[str, str]]) -> None:
     server = Runws(environment=told("hang"))
     try:
@@ -312,35 +334,6 @@ def test_app_dir_is_where_the_application_is_looked_for(tmp_path: Path) -> None:
         server.wait_for(f"Worker [{first}] has ended")
         assert len(server.wait_for_workers()) == 2
         assert "proxy" not in server.printed
-
-
-def test_reload_starts_the_worker_anew_when_a_file_changes(tmp_path: Path) -> None:
-    file = tmp_path / "bare.py"
-    file.write_text(BARE.replace("VERSION", "1"))
-    command = ("-m", "django_ws.server", "bare:application", "--reload")
-    # No byte code: a file of the same size and the same second would not be compiled anew.
-    environment = {"PYTHONDONTWRITEBYTECODE": "1"}
-    server = Runws(command=command, folder=tmp_path, environment=environment)
-
-    def is_new() -> bool:
-        with suppress(OSError, AssertionError):  # the worker ends, or has ended
-            return bool(server.get()["version"] == 2)
-        return False
-
-    def is_noticed() -> bool:
-        file.touch()  # the reloader must have seen the file before
-        return server.output.wait_for(lambda _: "Reloading" in server.printed, 1)
-
-    try:
-        server.wait_for("Application startup complete")
-        assert server.get()["version"] == 1
-        file.write_text(BARE.replace("VERSION", "2"))
-        until(is_noticed, "the change", SECONDS)
-        until(is_new, "the new version", SECONDS)
-        server.signal(signal.SIGTERM)
-        assert server.process.wait(SECONDS) == 0
-    finally:
-        server.kill()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import errno
 import gc
 import logging
@@ -27,8 +28,9 @@ from django.core.management.base import OutputWrapper
 from pytest_django import Settings
 from websockets.sync.client import connect
 
+from django_ws.admission import admission_of
 from django_ws.management.commands.runws import Command, application_path
-from django_ws.server import proxy
+from django_ws.server import proxy, worker
 from django_ws.server.__main__ import main, new_parser
 from django_ws.server.access_log import WithoutRepetitions, WithoutSecrets
 from django_ws.server.binding import BindError, Listening
@@ -39,13 +41,15 @@ from django_ws.server.child import (
     Order,
     Pauses,
     Report,
+    pipe_from_child,
 )
 from django_ws.server.config import uvicorn_config, ws_protocol
 from django_ws.server.loading import CannotImport, Site, import_routes, imported
 from django_ws.server.options import Options, default_workers
 from django_ws.server.server import Server
 from django_ws.server.supervisor import Supervisor
-from django_ws.server.worker import Line, run, tell_of_broadcasts
+from django_ws.server.table import Table
+from django_ws.server.worker import Line, Place, Supervised, run, tell_of_broadcasts
 from tests.e2e.servers import ROOT
 from tests.redis_server import until
 from tests.server.running import APPLICATION, SECONDS, SETTINGS, receive, state
@@ -361,7 +365,8 @@ class TestCommand:
             application_path()
 
     def test_without_uvicorn_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.delitem(sys.modules, "django_ws.server.running", raising=False)
+        for name in ("running", "changes"):
+            monkeypatch.delitem(sys.modules, f"django_ws.server.{name}", raising=False)
         monkeypatch.setitem(sys.modules, "uvicorn", None)
         with pytest.raises(CommandError, match=r'uvicorn is not installed.*"django-ws\[server\]"'):
             call_command("runws", skip_checks=True, stdout=OutputWrapper(sys.stdout))
@@ -376,6 +381,10 @@ class TestCommand:
 
 def wait_for_ever(pipe: Any) -> None:
     pipe.poll(None)
+
+
+def place(listener: socket.socket) -> Place:
+    return Place([listener], Table().take(), pipe_from_child()[1])
 
 
 def end_with(pipe: Any, code: int) -> None:
@@ -472,7 +481,7 @@ class TestProcesses:
             site = Site(APPLICATION, Options())
             folder = Path(tempfile.mkdtemp())
             children = [
-                Child("worker", run, site, [listener]),
+                Child("worker", run, site, place(listener)),
                 Child("proxy", proxy.serve, folder, 0.0),
             ]
             for number in (*PARENTS_SIGNALS, *PARENTS_SIGNALS):
@@ -493,7 +502,7 @@ class TestProcesses:
         monkeypatch.setenv("DJANGO_SETTINGS_MODULE", SETTINGS)
         with socket.create_server(("127.0.0.1", 0)) as listener:
             site = Site(APPLICATION, Options(graceful_timeout=600))
-            child = Child("worker", run, site, [listener])
+            child = Child("worker", run, site, place(listener))
             url = f"ws://127.0.0.1:{listener.getsockname()[1]}/sleeps/"
             with connect(url, open_timeout=SECONDS) as client:
                 receive(client)
@@ -576,7 +585,7 @@ class TestProcesses:
         if broadcast is not None:
             settings.WS_BROADCAST = broadcast
         mine, theirs = Pipe()
-        line = Line(theirs)
+        line = Line(theirs, 1e6)
         line.server = Server(uvicorn_config("a:b", Options()))
         tell_of_broadcasts(Site("a:b", Options()), line)
         line.tell(Report.READY)
@@ -660,9 +669,61 @@ class TestProcesses:
     def test_a_worker_whose_parent_has_gone_stops_gently(self) -> None:
         mine, theirs = Pipe()
         server = Server(uvicorn_config("a:b", Options()))
-        line = Line(theirs)
+        line = Line(theirs, 1e6)
         line.server = server
         mine.close()
         until(lambda: server.should_exit, "the order to stop")
         assert not server.force_exit
         line.tell(Report.LEAVING)  # to nobody
+
+
+class TestHandingOver:
+    """A worker that is told to leave what comes to the others."""
+
+    @pytest.fixture
+    def server(self, listening: Listening) -> Iterator[Any]:
+        listening.open(["127.0.0.1:0"], 10)
+        mine, theirs = Pipe()
+        line = Line(theirs, 1e6)
+        config = uvicorn_config("a:b", Options())
+        server: Any = Supervised(config, line, place(listening.sockets[0]), tunes=False)
+        line.server = server
+        yield server
+        mine.close()
+
+    class Busy:
+        """So many connections are beginning; one less at each look."""
+
+        def __init__(self, count: int) -> None:
+            self.count = count
+
+        @property
+        def beginning(self) -> int:
+            self.count -= 1
+            return max(0, self.count)
+
+    async def test_serves_whom_it_has_accepted(self, server: Any) -> None:
+        server._accepting = busy = self.Busy(3)
+        server.hand_over()
+        await server._settle()
+        assert busy.count <= 0
+
+    async def test_waits_for_handshakes_but_not_for_ever(
+        self, server: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(worker, "HANDSHAKE_SECONDS", 0.3)
+        server._accepting = self.Busy(0)
+        server.hand_over()
+        admission = admission_of(asyncio.get_running_loop())
+        connection: Any = object()
+        assert admission.admits(connection, "a route")
+        began = time.monotonic()
+        await server._settle()
+        assert time.monotonic() - began >= 0.3
+        admission.leave(connection)
+        await server._settle()
+
+    async def test_is_not_waited_for_where_the_whole_server_ends(self, server: Any) -> None:
+        server._accepting = busy = self.Busy(10**9)
+        await server._settle()
+        assert busy.count == 10**9

@@ -89,6 +89,9 @@ class Wire(asyncio.Transport):
         (self.late if self.closing else self.written).append(bytes(data))
         self.objects.append(data)
 
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return asyncio.Protocol()  # of the one that has read the handshake
+
     def is_closing(self) -> bool:
         return self.closing
 

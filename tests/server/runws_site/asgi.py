@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from django_ws import get_websocket_application
-from django_ws.server import server
+from django_ws.server import server, table
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.server.runws_site.settings")
 
@@ -22,5 +22,9 @@ if told == "hang":
 
 # However slow the machine is: a restart waits for who has connected.
 server.SETTLE_SECONDS = 40.0
+
+# However busy it is: a worker that has not had a turn for a while still counts to the others.
+if "RUNWS_FRESH_SECONDS" in os.environ:
+    table.FRESH_SECONDS = float(os.environ["RUNWS_FRESH_SECONDS"])
 
 application = get_websocket_application()

@@ -1,6 +1,7 @@
 """A room whose members are told which worker they are with."""
 
 import os
+import re
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -33,7 +34,13 @@ class Blocks(WebSocketHandler):
         await self.send({"pid": os.getpid()})
 
     async def on_message(self, message: Any) -> None:
-        time.sleep(1000)  # noqa: ASYNC251 - which is what is wrong with it
+        if message == "regex":  # which gives no other thread a turn
+            re.match(r"(a+)+$", "a" * 60 + "b")
+        elif isinstance(message, float):
+            time.sleep(message)  # noqa: ASYNC251 - which is what is wrong with it
+        else:
+            time.sleep(1000)  # noqa: ASYNC251
+        await self.send("awake")
 
 
 class Sleeps(Blocks):
