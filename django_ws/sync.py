@@ -21,13 +21,14 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, ParamSpec, TypeVar
-from weakref import WeakMethod
+from weakref import WeakKeyDictionary, WeakMethod
 
 from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext
 from django.conf import settings
 from django.core.signals import setting_changed
 from django.db import connections, reset_queries
 from django.dispatch import receiver
+from django.utils.functional import cached_property
 
 from django_ws import conf
 from django_ws.throttled_log import ThrottledLog
@@ -72,17 +73,48 @@ def _resize(*, setting: str, **kwargs: Any) -> None:
 def clean_databases() -> None:
     """End a unit of work: close this thread's connections that are broken or past their age.
 
-    What a unit has set on a connection's object (a schema, a tenant) is gone with it. Only for the
-    threads of the pool: no test holds a transaction open in one of them.
+    What a unit has set on the object of a connection (a schema, a tenant) is gone when that is
+    closed. Only for the threads of the pool: no test holds a transaction open in one of them.
     """
     if settings.DEBUG:
         reset_queries()
-    for connection in connections.all(initialized_only=True):
+    for connection in connections.all():
         if connection.errors_occurred:
             connection.close()  # is_usable(), which Django would ask, is a guess on SQLite
         connection.close_if_unusable_or_obsolete()
         if connection.connection is None:
-            del connections[connection.alias]
+            _make_pristine(connection)
+
+
+class _Pristine(threading.local):
+    """The attributes of this thread's connections before anybody has used them."""
+
+    def __init__(self) -> None:
+        self.attributes: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
+
+
+_pristine = _Pristine()
+
+
+def _make_pristine(connection: Any) -> None:
+    """As it was at first, but for what Django has found out about the server.
+
+    Not a new object in its place: Django's refer to their parts and back.
+    """
+    attributes = vars(connection)
+    at_first = _pristine.attributes.get(connection)
+    if at_first is None:
+        _pristine.attributes[connection] = dict(attributes)
+        return
+    if attributes == at_first:  # as after each unit that has not used it
+        return
+    known = {
+        name: value
+        for name, value in attributes.items()
+        if isinstance(getattr(type(connection), name, None), cached_property)
+    }
+    attributes.clear()
+    attributes.update(at_first | known)
 
 
 def run_unit(
