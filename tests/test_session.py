@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
@@ -54,12 +53,12 @@ def use(engine: str, settings: Any, tmp_path: Path) -> None:
 
 
 @pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest, settings: Settings, tmp_path: Path) -> Iterator[str]:
-    """Each engine that keeps sessions on the server."""
+def engine(request: pytest.FixtureRequest, settings: Settings, tmp_path: Path) -> Any:
+    """Each engine that keeps sessions on the server, with none yet."""
     use(request.param, settings, tmp_path)
-    yield request.param
     own.rows.clear()
     caches["default"].clear()
+    return request.param
 
 
 def page(key: str) -> SessionBase:

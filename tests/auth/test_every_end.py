@@ -44,7 +44,7 @@ from django_ws.auth.tokens import (
 )
 from django_ws.auth.watch import watch_here
 from django_ws.testing import HandshakeRejected, WebSocketClient
-from tests.asgi_peer import PATH, client, the_handler, until
+from tests.asgi_peer import PATH, SECONDS, client, the_handler, until
 from tests.auth.models import DeviceToken, OwnSession
 from tests.session_engines import own
 
@@ -423,6 +423,7 @@ def new_site(way: Way, settings: Any, monkeypatch: pytest.MonkeyPatch, tmp_path:
     use(way.engine, settings, tmp_path)
     settings.ROOT_URLCONF = __name__
     settings.WS_AUTH_RECHECK = 3600
+    settings.WS_CONNECT_TIMEOUT = SECONDS
     settings.SESAME_MAX_AGE = 600
     settings.AUTHENTICATION_BACKENDS = [BACKEND, "sesame.backends.ModelBackend"]
     settings.WS_JWT = {"key": KEY, "algorithms": ["HS256"]} if "PyJWT" in way.name else None

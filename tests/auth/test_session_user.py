@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.conf import settings as django_settings
-from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY
+from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
 from django.contrib.auth.backends import ModelBackend
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.contrib.auth.models import User
@@ -22,9 +22,10 @@ from pytest_django import Settings
 
 from django_ws import WebSocketHandler
 from django_ws.auth.session import SessionLogin
+from django_ws.auth.session_user import SessionUsers
 from django_ws.auth.watch import watch_here
 from django_ws.testing import HandshakeRejected, WebSocketClient
-from tests.asgi_peer import PATH, client, handlers, until
+from tests.asgi_peer import PATH, SECONDS, client, handlers, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -54,6 +55,7 @@ class PickyBackend(ModelBackend):
 @pytest.fixture(autouse=True)
 def no_trouble(settings: Settings) -> Iterator[None]:
     settings.WS_AUTH_RECHECK = 3600  # the tests ask for it
+    settings.WS_CONNECT_TIMEOUT = SECONDS  # a busy machine is no failure
     yield
     trouble.clear()
 
@@ -185,6 +187,37 @@ async def test_a_backend_that_lets_inactive_users_in(settings: Settings) -> None
         async with client(Quiet, cookies=cookies) as ws:
             await checked()
             await ws.receive_nothing()
+
+
+class Robot:
+    """A user that is no model, and has no hash."""
+
+    pk = 5
+    is_authenticated = True
+    is_active = True
+
+
+class RobotBackend:
+    def get_user(self, user_id: Any) -> Robot:
+        return Robot()
+
+
+async def test_a_user_that_is_no_model_has_a_session_too(settings: Settings) -> None:
+    with backend_is(settings, "RobotBackend") as path:
+        session = import_module(settings.SESSION_ENGINE).SessionStore()
+        await session.aupdate({SESSION_KEY: "5", BACKEND_SESSION_KEY: path})
+        await session.asave()
+        async with client(Quiet, cookies={"sessionid": str(session.session_key)}) as ws:
+            assert isinstance(handlers[-1].request.user, Robot)
+            await checked()
+            await ws.receive_nothing()
+            await session.adelete()
+            assert await ws.wait_closed() == 4401
+
+
+def test_a_user_model_without_a_session_hash_is_known_without_one() -> None:
+    row: Any = Robot()  # as of a model that is built on none of Django's
+    assert SessionUsers().is_known({BACKEND_SESSION_KEY: MODEL_BACKEND}, row)
 
 
 # What it costs
