@@ -79,6 +79,7 @@ async def other_framework(scope: Scope, receive: Receive, send: Send) -> None: .
 # What is said, and when
 
 
+@pytest.mark.django_db  # Django looks after its connections at each request
 def test_wsgi_says_it_once(caplog: pytest.LogCaptureFixture) -> None:
     wsgi()
     wsgi(upgrade="h2c")
@@ -100,7 +101,8 @@ async def test_asgi_says_it_once(caplog: pytest.LogCaptureFixture) -> None:
     assert line.startswith(r"WebSocket /ws/echo/\n: ")
 
 
-async def test_a_signal_that_tells_nothing_is_no_handshake(
+@pytest.mark.django_db
+def test_a_signal_that_tells_nothing_is_no_handshake(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     request_started.send(sender=None)

@@ -169,6 +169,23 @@ async def test_what_an_instance_has_of_the_library_is_known_to_the_check() -> No
         assert set(vars(peer.handler)) == INSTANCE_ATTRIBUTES - {"_rate_limited", "_open_topics"}
 
 
+HARMLESS = sorted(set(HOOKS) - {"on_decode_error", "on_invalid_message", "on_rate_limited"})
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+async def test_a_hook_may_call_that_of_the_base_class(name: str) -> None:
+    """With ``super()``: it may be awaited where it is not one that is never async."""
+    arguments: list[Any] = ["news" for _ in HOOKS[name]]
+    async with Peer(WebSocketHandler) as peer:
+        result = getattr(peer.handler, name)(*arguments)
+        if name in ("on_task_error", "unit_of_work"):
+            assert result is None
+        elif name in ("get_topics", "may_subscribe"):
+            assert result in ((), True)
+        else:
+            assert await result is None
+
+
 PUBLIC = {
     # To be called, or read.
     "args", "broadcast", "cancel_task", "close", "close_code", "close_reason", "closed",
