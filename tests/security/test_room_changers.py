@@ -42,6 +42,7 @@ def test_who_changes_rooms_quickly_takes_no_broadcast_from_others(
     with ExitStack() as stack:
         server = Server(KINDS[FAST], DJANGO_SETTINGS_MODULE=SITE, E2E_REDIS=redis_server.url)
         stack.callback(server.stop)
+        server.new_trouble()  # of its settings
         witness = stack.enter_context(RawClient(server.port, b"/news/"))
         assert witness.status() == 101
         witness.patience(SECONDS)
