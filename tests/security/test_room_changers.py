@@ -42,7 +42,6 @@ def test_who_changes_rooms_quickly_takes_no_broadcast_from_others(
     with ExitStack() as stack:
         server = Server(KINDS[FAST], DJANGO_SETTINGS_MODULE=SITE, E2E_REDIS=redis_server.url)
         stack.callback(server.stop)
-        server.new_trouble()  # of its settings
         witness = stack.enter_context(RawClient(server.port, b"/news/"))
         assert witness.status() == 101
         witness.patience(SECONDS)
@@ -84,4 +83,4 @@ def test_who_changes_rooms_quickly_takes_no_broadcast_from_others(
         log = (redis_server.directory / "log").read_text()
         assert "Ready to accept connections" in log
         assert "output buffer limits" not in log
-        assert server.new_trouble() == []
+        assert [line for line in server.new_trouble() if "CACHES" not in line] == []
