@@ -548,6 +548,7 @@ begins at the left."""
         "self.id",
     ),
     handler("async def on_open(self):\n    self.id: int", ""),
+    handler("tasks = None\ndef on_open(self): self.tasks = {}", "W020", "Chat.tasks overrides"),
     handler("async def on_open(self):\n    other = self\n    other.id = 5", ""),
     handler("async def on_open(self):\n    self.request.user = None", ""),
     handler("async def on_open(self):\n    self.codec = TextCodec()\n    self.topics = []", ""),

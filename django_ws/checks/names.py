@@ -49,13 +49,15 @@ def own_classes(handler_class: type[WebSocketHandler]) -> Iterator[type]:
 
 
 def check_names(handler_class: type[WebSocketHandler]) -> Iterator[CheckMessage]:
+    # What a class of the user's has anew may be set: it is told of as overridden.
+    set_anew = {name for each in own_classes(handler_class) for name in vars(each)}
     for each in own_classes(handler_class):
         place = f"{each.__module__}.{each.__qualname__}"
         for name in sorted(OWN & vars(each).keys() - {"_hooks"}):  # each class has its own
             yield _overridden(f"{place}.{name}", name)
         for value in list(vars(each).values()):
             for function in functions_of(value):
-                yield from _assigned(place, function)
+                yield from _assigned(place, function, set_anew)
         yield from _without_the_check_below(handler_class, each, place)
 
 
@@ -80,14 +82,15 @@ def _overridden(place: str, name: str) -> CheckMessage:
     )
 
 
-def _assigned(place: str, function: FunctionType) -> Iterator[CheckMessage]:
+def _assigned(place: str, function: FunctionType, set_anew: set[str]) -> Iterator[CheckMessage]:
     node = parsed(function)
     if node is None:
         return
     where = f"{place}.{function.__name__}"
     found: dict[str, int] = {}  # each once, at its first line
     for name, line in assignments(node):
-        found.setdefault(name, line)
+        if name not in set_anew:
+            found.setdefault(name, line)
     for name, line in found.items():
         if name in READ_ONLY:
             yield Error(
