@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Any, Self
 
-from tests.redis_server import RedisServer, free_port, until
+from tests.redis_server import Proxy, RedisServer, free_port, until
 
 SLOTS = 16384
 
@@ -14,7 +14,9 @@ class RedisCluster:
     """``nodes`` are the masters in the order of their slots, then a replica of the first.
 
     The nodes agree that a node is dead after a second, and promote its replica soon after.
-    ``config`` are further lines of every node's redis.conf.
+    ``config`` are further lines of every node's redis.conf. With ``has_proxies`` the nodes speak
+    to each other through proxies, and each from an address of its own, so that one can be
+    isolated from the others while its clients still reach it.
     """
 
     def __init__(
@@ -22,20 +24,45 @@ class RedisCluster:
         *config: str,
         masters: int = 3,
         has_replica: bool = False,
+        has_proxies: bool = False,
     ) -> None:
+        self._bus_ports = [free_port() for _ in range(masters + has_replica)]
+        self._proxies = [Proxy(port) for port in self._bus_ports] if has_proxies else []
         self.nodes = [
             RedisServer(
                 "cluster-enabled yes",
-                f"cluster-port {free_port()}",
+                f"cluster-port {bus_port}",
                 "cluster-node-timeout 1000",
                 "cluster-replica-validity-factor 0",
                 "repl-diskless-sync-delay 0",
+                *self._lines_for_proxies(index),
                 *config,
             )
-            for _ in range(masters + has_replica)
+            for index, bus_port in enumerate(self._bus_ports)
         ]
         self.masters = self.nodes[:masters]
         self._started = ExitStack()
+
+    def _lines_for_proxies(self, index: int) -> list[str]:
+        if not self._proxies:
+            return []
+        return [
+            "cluster-announce-ip 127.0.0.1",
+            f"cluster-announce-bus-port {self._proxies[index].port}",
+            f"bind-source-addr {_source(index)}",
+            "protected-mode no",  # which knows no loopback address but 127.0.0.1
+        ]
+
+    def isolate(self, node: RedisServer) -> None:
+        """Cut a node off from the other nodes, not from its clients."""
+        index = self.nodes.index(node)
+        for other, proxy in enumerate(self._proxies):
+            proxy.bar(*() if other == index else (_source(index),))
+
+    def join_again(self) -> None:
+        """End all isolation."""
+        for proxy in self._proxies:
+            proxy.unbar()
 
     @property
     def location(self) -> list[str]:
@@ -44,6 +71,8 @@ class RedisCluster:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
+            for proxy in self._proxies:
+                stack.enter_context(proxy)
             for node in self.nodes:
                 stack.enter_context(node)
             self._join()
@@ -52,6 +81,7 @@ class RedisCluster:
 
     def mend(self) -> None:
         """All nodes run, and serve all slots."""
+        self.join_again()
         for node in self.nodes:
             if node.process is None:
                 node.start()
@@ -71,9 +101,9 @@ class RedisCluster:
                 (index + 1) * SLOTS // len(self.masters),
             )
             node.ask("CLUSTER", "ADDSLOTSRANGE", first, after - 1)
-        for node in self.nodes[1:]:
-            bus = next(line.split()[1] for line in node.config if line.startswith("cluster-port"))
-            self.nodes[0].ask("CLUSTER", "MEET", "127.0.0.1", node.port, bus)
+        ports = [proxy.port for proxy in self._proxies] or self._bus_ports
+        for node, bus_port in list(zip(self.nodes, ports, strict=True))[1:]:
+            self.nodes[0].ask("CLUSTER", "MEET", "127.0.0.1", node.port, bus_port)
         until(self._is_met, "nodes that know each other")
         for node in self.nodes[len(self.masters) :]:
             node.ask("CLUSTER", "REPLICATE", self.id_of(self.nodes[0]))
@@ -142,3 +172,8 @@ class RedisCluster:
         return [
             client for client in node.clients() if client["ssub"] != "0" or client["sub"] != "0"
         ]
+
+
+def _source(index: int) -> str:
+    """The address that a node connects from, where there are proxies."""
+    return f"127.0.0.{index + 2}"

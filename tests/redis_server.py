@@ -181,7 +181,11 @@ class SentinelSet:
     name = "mymaster"
 
     def __init__(self, sentinels: int = 1, *config: str, down_after: float = 0.5) -> None:
-        config = ("repl-diskless-sync-delay 0", *config)  # otherwise a replica waits for 5 s
+        config = (
+            "repl-diskless-sync-delay 0",  # otherwise a replica waits for 5 s
+            "user sentinel on >theirs ~* &* +@all",
+            *config,
+        )
         self.servers = [RedisServer(*config)]
         self.servers.append(RedisServer(f"replicaof 127.0.0.1 {self.servers[0].port}", *config))
         master = self.servers[0].port
@@ -190,11 +194,8 @@ class SentinelSet:
                 f"sentinel monitor {self.name} 127.0.0.1 {master} {sentinels // 2 + 1}",
                 f"sentinel down-after-milliseconds {self.name} {int(down_after * 1000)}",
                 f"sentinel failover-timeout {self.name} 3000",
-                *(
-                    f"sentinel auth-pass {self.name} {line.split()[1]}"
-                    for line in config
-                    if line.startswith("requirepass ")
-                ),
+                f"sentinel auth-user {self.name} sentinel",
+                f"sentinel auth-pass {self.name} theirs",
             )
             for _ in range(sentinels)
         ]
@@ -223,6 +224,10 @@ class SentinelSet:
             return False
 
         until(begin, "a failover")
+
+    def cut_off(self, server: RedisServer) -> None:
+        """The server refuses all that sentinels ask, and serves its other clients."""
+        server.ask("ACL", "SETUSER", "sentinel", "-@all")
 
     def _is_known(self) -> bool:
         for sentinel in self.sentinels:
@@ -253,6 +258,8 @@ class Proxy:
     What is held is passed on later, as by a network that comes back: TCP loses nothing.
     """
 
+    EVERYBODY = ""
+
     def __init__(self, port: int) -> None:
         self._target = ("127.0.0.1", port)
         self._passing = threading.Event()
@@ -261,6 +268,7 @@ class Proxy:
         self.port: int = self._listener.getsockname()[1]
         self.held = 0  # bytes that came while it held, in both directions
         self._sockets: set[socket.socket] = set()
+        self._barred: set[str] = set()  # addresses of clients
         self._threads: list[threading.Thread] = []
         self._is_closed = False
         self._run(self._accept)
@@ -280,6 +288,17 @@ class Proxy:
         for each in list(self._sockets):
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
+
+    def bar(self, client: str = EVERYBODY) -> None:
+        """Let a client's address, or nobody, through any more, until ``unbar``."""
+        self._barred.add(client)
+        self.cut()  # the others come back
+
+    def unbar(self) -> None:
+        self._barred.clear()
+
+    def _is_barred(self, client: str) -> bool:
+        return not self._barred.isdisjoint({client, self.EVERYBODY})
 
     def close(self) -> None:
         self._is_closed = True
@@ -307,9 +326,12 @@ class Proxy:
     def _accept(self) -> None:
         while not self._is_closed:
             try:
-                near, _ = self._listener.accept()
+                near, (client, *_) = self._listener.accept()
             except OSError:
                 return
+            if self._is_barred(client):
+                near.close()
+                continue
             self._sockets.add(near)
             try:
                 far = socket.create_connection(self._target)
@@ -318,6 +340,8 @@ class Proxy:
                 self._sockets.discard(near)
                 continue
             self._sockets.add(far)
+            if self._is_barred(client):  # meanwhile
+                self.cut()
             self._run(self._pump, near, far)
             self._run(self._pump, far, near)
 
