@@ -28,6 +28,18 @@ def channel_of(prefix: str, topic: str) -> bytes:
     return prefix.encode() + BOUNDARY + topic.encode()
 
 
+def publish_seconds_of(options: Mapping[str, Any], default: float | None = None) -> float:
+    """``publish_timeout`` of OPTIONS. Raises ``ValueError``."""
+    longest = PUBLISH_SECONDS
+    seconds = options.get("publish_timeout", longest if default is None else default)
+    if type(seconds) not in (int, float) or not 0 < seconds <= longest:
+        raise ValueError(
+            f"OPTIONS: publish_timeout is {seconds!r}. Give seconds, more than 0 and at most "
+            f"{longest:g}."
+        )
+    return float(seconds)
+
+
 @dataclass(frozen=True, slots=True)
 class Gap:
     """Something published to these topics may not have arrived: the listener was away."""

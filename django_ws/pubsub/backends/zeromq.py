@@ -24,6 +24,8 @@ from typing import Any
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends import base
 from django_ws.pubsub.backends.base import Backend, Gap, Received
+from django_ws.pubsub.backends.breaker import Breaker, NotTried
+from django_ws.pubsub.backends.sequence import Arrivals, Sender
 
 try:
     import zmq
@@ -37,6 +39,7 @@ try:
         check,
         dealer,
         not_taken,
+        publications_of,
         request,
         set_up,
         sized_channel_of,
@@ -94,6 +97,11 @@ class ZeroMQBackend(Backend):
         self._given = 0  # since the event loop could turn
         self._drops = 0  # of the proxy, when the last heartbeat passed it
         self._is_away = self._is_closed = False
+        self._heard_at: float | None = None  # when the proxy was there last
+        self._seconds = base.publish_seconds_of(options, self.publish_seconds)
+        self._breaker = Breaker(str(location))
+        self._sender = Sender()
+        self._arrivals = Arrivals(str(location))
         self._wake = asyncio.Event()
         self._lost = asyncio.Event()
         self._sending = asyncio.Lock()
@@ -143,7 +151,7 @@ class ZeroMQBackend(Backend):
 
     async def _come_back(self) -> None:
         """Until everything that is asked for is confirmed; then tell what was missed."""
-        began = time.monotonic()
+        began = time.monotonic() if self._heard_at is None else self._heard_at
         patience = self.answer_seconds
         while (drops := await self._confirm_all(patience)) is None:
             self._is_away = True
@@ -160,6 +168,7 @@ class ZeroMQBackend(Backend):
                 "the proxy at %s is back, after %.1f s", self.server, time.monotonic() - began
             )
         self._is_away = False
+        self._breaker.probe_soon()
         self._tell(self._missed)
         self._missed.clear()
 
@@ -180,7 +189,9 @@ class ZeroMQBackend(Backend):
             drops = await self._probe([self._inbox], self.answer_seconds)
             if drops is None:
                 self._lose("it does not answer")
-            elif drops != self._drops:
+                continue
+            self._heard_at = time.monotonic()
+            if drops != self._drops:
                 # Perhaps it was another's loss: the proxy cannot know. Whatever this one lost was
                 # published before the heartbeat passed the proxy; later losses count anew.
                 self._drops = drops
@@ -259,21 +270,36 @@ class ZeroMQBackend(Backend):
     async def publish_many(self, messages: Sequence[tuple[str, bytes]]) -> None:
         if not messages:
             return
-        publications = [
-            (sized_channel_of(self.prefix, topic), b"", data) for topic, data in messages
-        ]
+        began = time.monotonic()
+        try:
+            if self._breaker.admit():
+                await self._hand_over([], Breaker.PROBE_SECONDS)
+            with self._sender.call() as head:
+                publications = publications_of(self.prefix, head, messages)
+                await self._hand_over(publications, self._seconds)
+        except TimeoutError as error:
+            failed = not_taken(self.location, self._seconds)
+            self._breaker.open(failed.reason, error)
+            raise failed from error
+        except asyncio.CancelledError:
+            # Nobody waits for it any more. Was that for want of an answer?
+            if time.monotonic() - began >= self._seconds / 2:
+                failed = not_taken(self.location, self._seconds)
+                self._breaker.open(failed.reason, failed)
+            raise
+        except (NotTried, zmq.ZMQError) as error:
+            raise BroadcastError("broadcast", self.server, str(error)) from error
+        self._breaker.close()
+
+    async def _hand_over(self, publications: Sequence[Sequence[bytes]], seconds: float) -> None:
         number = next(self._numbers)
         answer = self._answers[number] = self._loop.create_future()
         try:
-            async with asyncio.timeout(self.publish_seconds):
+            async with asyncio.timeout(seconds):
                 async with self._sending:  # in the order of the calls
                     while not self._has_sent(number, publications):  # noqa: ASYNC110
                         await asyncio.sleep(0.02)  # a socket tells no event for a connection
                 await answer
-        except TimeoutError as error:
-            raise not_taken(self.location, self.publish_seconds) from error
-        except zmq.ZMQError as error:
-            raise BroadcastError("broadcast", self.server, str(error)) from error
         finally:
             del self._answers[number]
 
@@ -335,7 +361,10 @@ class ZeroMQBackend(Backend):
         if token:
             self._arrived(channel, token)
             return None
-        return None if topic is None else (topic, data)
+        if topic is None:
+            return None
+        message = self._arrivals.read(data)
+        return Gap(frozenset([topic])) if message is None else (topic, message)
 
     def _arrived(self, channel: bytes, token: bytes) -> None:
         probe = self._probes.get(token[: -proxy.DROPS.size])

@@ -17,6 +17,8 @@ from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends import base
 from django_ws.pubsub.backends import zeromq_proxy as proxy
 from django_ws.pubsub.backends.base import SyncPublisher, channel_of
+from django_ws.pubsub.backends.breaker import Breaker, NotTried
+from django_ws.pubsub.backends.sequence import Sender
 
 Socket = zmq.Socket[bytes]
 Context = zmq.Context[Socket]
@@ -34,10 +36,10 @@ def sized_channel_of(prefix: str, topic: str) -> bytes:
 
 def check(location: Any, options: Mapping[str, Any]) -> tuple[str, str]:
     """The proxy's two addresses. Raises ``ValueError`` for what cannot be used."""
-    if unknown := options.keys() - {"high_water_mark"}:
+    if unknown := options.keys() - {"high_water_mark", "publish_timeout"}:
         raise ValueError(
             f"OPTIONS for ZeroMQ: unknown {', '.join(sorted(map(repr, unknown)))}. They may have "
-            "high_water_mark."
+            "high_water_mark and publish_timeout."
         )
     mark = options.get("high_water_mark", proxy.HIGH_WATER_MARK)
     if type(mark) is not int or not 1 <= mark <= MAX_HIGH_WATER_MARK:
@@ -51,6 +53,24 @@ def check(location: Any, options: Mapping[str, Any]) -> tuple[str, str]:
 def request(number: int, publications: Iterable[Sequence[bytes]]) -> list[bytes]:
     header = proxy.REQUEST.pack(proxy.VERSION, number)
     return [header, *(frame for publication in publications for frame in publication)]
+
+
+def publications_of(
+    prefix: str, head: bytes, messages: Sequence[tuple[str, bytes]]
+) -> list[tuple[bytes, bytes, bytes]]:
+    return [(sized_channel_of(prefix, topic), b"", head + data) for topic, data in messages]
+
+
+def hand_over(socket: Socket, frames: list[bytes], seconds: float) -> None:
+    """Send a request, and wait for its answer. Raises ``TimeoutError``."""
+    end = time.monotonic() + seconds
+    for event in (zmq.POLLOUT, zmq.POLLIN):
+        if not socket.poll(max(0, round((end - time.monotonic()) * 1000)), event):
+            raise TimeoutError
+        if event == zmq.POLLOUT:
+            socket.send_multipart(frames, zmq.NOBLOCK)
+        else:
+            socket.recv()
 
 
 class _Inherited(zmq.Socket[bytes]):
@@ -86,7 +106,9 @@ def not_taken(location: Any, seconds: float) -> BroadcastError:
 class _Pool:
     """The connections of one process."""
 
-    def __init__(self) -> None:
+    def __init__(self, server: str) -> None:
+        self.breaker = Breaker(server)
+        self.sender = Sender()
         self.lock = threading.Lock()
         self.context: Context = zmq.Context()
         self.idle: list[Socket] = []
@@ -121,39 +143,42 @@ class ZeroMQPublisher(SyncPublisher):
     def __init__(self, location: Any, prefix: str, options: Mapping[str, Any]) -> None:
         super().__init__(location, prefix, options)
         check(location, options)
+        self._seconds = base.publish_seconds_of(options, self.publish_seconds)
         self._pools: dict[int, _Pool] = {}  # by process: ZeroMQ does not survive a fork
         self._at_exit = weakref.finalize(self, _close_own, self._pools)
 
     def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
         if not messages:
             return
-        pool = self._pools.get(os.getpid()) or self._pools.setdefault(os.getpid(), _Pool())
+        pool = self._pools.get(os.getpid()) or self._new_pool()
         try:
+            is_probe = pool.breaker.admit()
             socket = pool.take() or dealer(pool.context, self.location, self.options)
             try:
-                self._hand_over(socket, next(pool.numbers), messages)
+                if is_probe:
+                    hand_over(socket, request(next(pool.numbers), ()), Breaker.PROBE_SECONDS)
+                with pool.sender.call() as head:
+                    publications = publications_of(self.prefix, head, messages)
+                    frames = request(next(pool.numbers), publications)
+                    hand_over(socket, frames, self._seconds)
             except BaseException:
                 socket.close()  # a late answer would confuse the next one
                 raise
             pool.give_back(socket)
-        except zmq.ZMQError as error:
+        except TimeoutError as error:
+            failed = not_taken(self.location, self._seconds)
+            pool.breaker.open(failed.reason, error)
+            raise failed from error
+        except (NotTried, zmq.ZMQError) as error:
             raise BroadcastError("broadcast", str(self.location), str(error)) from error
+        pool.breaker.close()
 
-    def _hand_over(
-        self, socket: Socket, number: int, messages: Sequence[tuple[str, bytes]]
-    ) -> None:
-        end = time.monotonic() + self.publish_seconds
-        publications = (
-            (sized_channel_of(self.prefix, topic), b"", data) for topic, data in messages
-        )
-        frames = request(number, publications)
-        for event in (zmq.POLLOUT, zmq.POLLIN):
-            if not socket.poll(max(0, round((end - time.monotonic()) * 1000)), event):
-                raise not_taken(self.location, self.publish_seconds)
-            if event == zmq.POLLOUT:
-                socket.send_multipart(frames, zmq.NOBLOCK)
-            else:
-                socket.recv()
+    def _new_pool(self) -> _Pool:
+        made = _Pool(str(self.location))
+        pool = self._pools.setdefault(os.getpid(), made)
+        if pool is not made:  # another thread was faster
+            made.close()
+        return pool
 
     def close(self) -> None:
         _close_own(self._pools)
