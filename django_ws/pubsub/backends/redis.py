@@ -3,187 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import selectors
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import partial
-from queue import Empty, LifoQueue
 from typing import Any
 
 import redis
 
 from django_ws.exceptions import BroadcastError
-from django_ws.pubsub.backends.base import (
-    PUBLISH_SECONDS,
-    SyncPublisher,
-    channel_of,
-    error_of,
-)
-from django_ws.pubsub.backends.redis_listener import Listener
+from django_ws.pubsub.backends.base import error_of
+from django_ws.pubsub.backends.breaker import Breaker
+from django_ws.pubsub.backends.redis_commands import answer_of, failure, is_silence, packed
+from django_ws.pubsub.backends.redis_listener import Listener, Look, SetListener
 from django_ws.pubsub.backends.redis_listening import ListeningBackend
-from django_ws.pubsub.backends.redis_location import (
-    Location,
-    abort,
-    cause,
-    connect,
-    connect_sync,
-    is_right_server,
-    is_right_server_sync,
-)
+from django_ws.pubsub.backends.redis_location import Location, abort
+from django_ws.pubsub.backends.redis_master import LoneServer, Master
+from django_ws.pubsub.backends.redis_publisher import RedisPublisher
+from django_ws.pubsub.backends.sequence import Sender
 
+__all__ = ["RedisBackend", "RedisPublisher"]
 
-def _packed(prefix: str, messages: Sequence[tuple[str, bytes]]) -> bytes:
-    """The PUBLISH commands for (topic, data) pairs, as they go over the wire."""
-    commands = []
-    for topic, data in messages:
-        channel = channel_of(prefix, topic)
-        commands.append(
-            b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
-            % (len(channel), channel, len(data), data)
-        )
-    return commands[0] if len(commands) == 1 else b"".join(commands)
-
-
-def _failure(server: str, error: Exception) -> BroadcastError:
-    silent = isinstance(error, TimeoutError) and not str(error)
-    reason = f"no answer in {PUBLISH_SECONDS:g} s" if silent else cause(error)
-    failure = BroadcastError("broadcast", server, reason)
-    failure.__cause__ = error
-    return failure
-
-
-async def _answer_of(connection: Any) -> redis.ResponseError | None:
-    """What the server has against one message: the next may be taken all the same."""
-    try:
-        await connection.read_response()
-    except redis.ResponseError as error:
-        return error
-    return None
-
-
-class _Slot:
-    """A place for one connection, with the pool that makes it."""
-
-    MASTER_SECONDS = 15.0  # between two questions to the sentinels
-
-    def __init__(self, location: Location) -> None:
-        self.pool = location.sync_pool()
-        self.connection = self.pool.make_connection()
-        self._asked = time.monotonic()
-
-    def is_usable(self) -> bool:
-        """Whether it is open, and the server has neither closed it nor said something unasked."""
-        try:
-            if self.connection._sock is None or self.connection.can_read():
-                return False
-        except redis.RedisError:
-            return False
-        if time.monotonic() - self._asked < self.MASTER_SECONDS:
-            return True
-        self._asked = time.monotonic()
-        return is_right_server_sync(self.pool, self.connection)
-
-
-class _Slots:
-    """The connections of one process."""
-
-    def __init__(self, number: int) -> None:
-        self.free: LifoQueue[_Slot | None] = LifoQueue()  # None: not opened yet
-        for _ in range(number):
-            self.free.put(None)
-        self.is_closed = False
-
-    def give_back(self, slot: _Slot | None) -> None:
-        self.free.put(slot)
-        if self.is_closed:
-            self.close()
-
-    def close(self) -> None:
-        """Those in use are closed as soon as they are given back."""
-        self.is_closed = True
-        slots = []
-        with suppress(Empty):
-            while True:
-                slots.append(self.free.get_nowait())
-        for slot in slots:
-            if slot is not None:
-                slot.connection.disconnect()
-            self.free.put(slot)  # for a thread that waits for one already
-
-
-class RedisPublisher(SyncPublisher):
-    """Publishes from threads, over at most ``max_connections`` connections (OPTIONS).
-
-    No command is ever sent twice: a connection that the server has closed meanwhile is
-    replaced before it is used, and one that fails while it is used is a ``BroadcastError``.
-    """
-
-    def __new__(cls, location: Any, prefix: str, options: Mapping[str, Any]) -> Any:
-        if cls is RedisPublisher and isinstance(location, (list, tuple)):
-            from django_ws.pubsub.backends.redis_cluster import ClusterPublisher
-
-            return ClusterPublisher(location, prefix, options)
-        return super().__new__(cls)
-
-    def __init__(self, location: Any, prefix: str, options: Mapping[str, Any]) -> None:
-        super().__init__(location, prefix, options)
-        self._location = Location(location, options)
-        self._slots: dict[int, _Slots] = {}  # of this process alone, by its pid
-
-    def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
-        if not messages:
-            return
-        end = time.monotonic() + PUBLISH_SECONDS
-        slots = self._slots_of_this_process()
-        try:
-            slot = slots.free.get(timeout=PUBLISH_SECONDS)
-        except Empty:
-            number = self._location.max_connections
-            reason = f"all {number} connections were busy for {PUBLISH_SECONDS:g} s"
-            raise BroadcastError("broadcast", self._location.server, reason) from None
-        try:
-            slot = slot or _Slot(self._location)
-            _publish_over(slot, _packed(self.prefix, messages), len(messages), end)
-        except Exception as error:
-            raise _failure(self._location.server, error) from error
-        finally:
-            slots.give_back(slot)
-
-    def close(self) -> None:
-        self._slots_of_this_process().close()
-        self._slots = {}
-
-    def _slots_of_this_process(self) -> _Slots:
-        pid = os.getpid()
-        slots = self._slots.get(pid)
-        if slots is None:
-            # After a fork the parent's connections are closed here (which the server does not
-            # see) and remain open there.
-            slots = self._slots.setdefault(pid, _Slots(self._location.max_connections))
-            self._slots = {pid: slots}
-        return slots
-
-
-def _publish_over(slot: _Slot, packed: bytes, number: int, end: float) -> None:
-    """Send, and wait for ``number`` answers, until ``end``."""
-    connection = slot.connection
-    try:
-        if not slot.is_usable():
-            connection.disconnect()
-            connect_sync(slot.pool, connection, max(end - time.monotonic(), 0.1))
-        for step in range(-1, number):
-            if (left := end - time.monotonic()) <= 0:
-                raise TimeoutError
-            connection._sock.settimeout(left)
-            if step < 0:
-                connection.send_packed_command([packed], check_health=False)
-            else:
-                connection.read_response()
-    except BaseException:
-        connection.disconnect()
-        raise
+Messages = Sequence[tuple[str, bytes]]
+Answers = list[redis.ResponseError | None]  # None: taken
+SETTLE_SECONDS = 1.0
 
 
 class RedisBackend(ListeningBackend[Listener]):
@@ -201,14 +44,27 @@ class RedisBackend(ListeningBackend[Listener]):
     def __init__(self, location: Any, prefix: str, options: Mapping[str, Any]) -> None:
         super().__init__(location, prefix, options)
         self._location = Location(location, options)
-        pool = self._location.pool()
-        self._listener = Listener(
-            self._location.server, prefix, partial(connect, pool), partial(is_right_server, pool)
-        )
-        self._pool = self._location.pool()
+        self._site = self._location.site(prefix)
+        self._server: LoneServer | Master
+        self._master: Master | None = None  # as sentinels name it
+        listener_class: type[Listener]
+        if (sentinels := self._location.async_sentinels()) is None:
+            self._server, listener_class = LoneServer(self._location), Listener
+        else:
+            self._server = self._master = Master(self._location, sentinels)
+            listener_class = SetListener
         self._publishing: Any = None  # the connection that publishes
         self._losses = 0  # of the listener, when that was opened
         self._lock = asyncio.Lock()  # the connection that publishes: one at a time
+        self._breaker = Breaker(self._location.server)
+        self._listener = listener_class(
+            self._location.server,
+            self._site,
+            self._server.connect,
+            self._look,
+            self._breaker.probe_soon,
+        )
+        self._sender = Sender()
 
     @property
     def server(self) -> str:
@@ -222,41 +78,95 @@ class RedisBackend(ListeningBackend[Listener]):
         async with self._lock:  # what is being published now is handed over
             await self._drop()
 
-    async def publish_many(self, messages: Sequence[tuple[str, bytes]]) -> None:
+    async def publish_many(self, messages: Messages) -> None:
         """No command is ever sent twice, as in ``RedisPublisher``."""
         if not messages:
             return
-        answers: list[redis.ResponseError | None] = []  # None: taken
+        answers: Answers = []
         errors: dict[int, BroadcastError] = {}
+        began = time.monotonic()
         try:
-            async with asyncio.timeout(PUBLISH_SECONDS), self._lock:
-                await self._publish(_packed(self.prefix, messages), len(messages), answers)
+            is_probe = self._breaker.admit()
+            async with asyncio.timeout(self._location.publish_seconds), self._lock:
+                if is_probe:
+                    await self._probe()
+                else:
+                    self._breaker.check()  # others have waited in vain meanwhile
+                await self._publish(messages, answers)
         except Exception as error:
-            lost = _failure(self.server, error)
+            lost = failure(self.server, self._location.publish_seconds, error)
             errors = dict.fromkeys(range(len(answers), len(messages)), lost)
+            self._breaker.failed(error, lost.reason, is_silence=is_silence(error))
+        except asyncio.CancelledError:
+            # Nobody waits for it any more. Was that for want of an answer?
+            if (waited := time.monotonic() - began) >= self._location.publish_seconds / 2:
+                self._breaker.open(f"no answer in {waited:.1f} s", TimeoutError())
+            raise
+        else:
+            self._breaker.close()
         for index, refusal in enumerate(answers):
             if refusal is not None:
-                errors[index] = _failure(self.server, refusal)
+                errors[index] = failure(self.server, self._location.publish_seconds, refusal)
         if errors:
             raise error_of(errors)
 
-    async def _publish(
-        self, packed: bytes, number: int, answers: list[redis.ResponseError | None]
-    ) -> None:
+    async def _probe(self) -> None:
+        """Whether the server answers again. Raises where it does not."""
         try:
-            if self._publishing is not None and not self._is_usable(self._publishing):
-                await self._drop()
-            if self._publishing is None:
-                self._losses = self._listener.losses
-                self._publishing = await connect(self._pool)
-            connection = self._publishing
-            connection._writer.write(packed)
-            await connection._writer.drain()
-            for _ in range(number):
-                answers.append(await _answer_of(connection))
+            async with asyncio.timeout(Breaker.PROBE_SECONDS):
+                connection = await self._open()
+                await connection.send_command("PING", check_health=False)
+                await answer_of(connection)
         except BaseException:
             await self._drop()
             raise
+
+    async def _open(self) -> Any:
+        await self._drop()
+        self._losses = self._listener.losses
+        self._publishing = await self._server.connect()
+        return self._publishing
+
+    async def _connection(self) -> Any:
+        """To the right server."""
+        connection = self._publishing
+        if connection is None or not self._is_usable(connection):
+            return await self._open()
+        if self._master and await self._master.is_left(connection):
+            return await self._open()
+        return connection
+
+    async def _publish(self, messages: Messages, answers: Answers) -> None:
+        master = self._master
+        try:
+            connection = await self._connection()
+            gaps = master.missed(connection) if master else ()
+            with self._sender.call() as head:
+                connection._writer.write(packed(self._site, head, messages, gaps))
+                await connection._writer.drain()
+                for _ in gaps:
+                    await answer_of(connection)  # who may not be told so, is not
+                for _ in messages:
+                    answers.append(await answer_of(connection))
+            if master:
+                master.settle(gaps)
+                try:
+                    await master.confirm(connection, (topic for topic, _ in messages))
+                except BaseException:
+                    answers.clear()  # it took them, and nobody may have heard them
+                    raise
+        except BaseException:
+            await self._drop()
+            raise
+
+    async def _look(self, connection: Any) -> Look:
+        """Of the listener."""
+        look = await self._server.look(connection)
+        if self._master and self._master.missed(connection):
+            with suppress(Exception):  # then later
+                async with asyncio.timeout(SETTLE_SECONDS), self._lock:
+                    await self._publish((), [])
+        return look
 
     async def _drop(self) -> None:
         connection, self._publishing = self._publishing, None

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+import time
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
 
-from django_ws.pubsub.backends.base import PUBLISH_SECONDS, TOO_LATE, channel_of
+from django_ws.pubsub.backends.base import channel_of
+from django_ws.pubsub.backends.redis_cluster_contact import Contact, LostContact
 from django_ws.pubsub.backends.redis_cluster_delivery import Delivery, Message
 from django_ws.pubsub.backends.redis_cluster_listener import ClusterListener
-from django_ws.pubsub.backends.redis_cluster_nodes import STEP_SECONDS, Nodes
+from django_ws.pubsub.backends.redis_cluster_nodes import Nodes
 from django_ws.pubsub.backends.redis_cluster_publisher import ClusterPublisher
 from django_ws.pubsub.backends.redis_cluster_slots import Node
 from django_ws.pubsub.backends.redis_listening import ListeningBackend
-from django_ws.pubsub.backends.redis_location import abort, connect
+from django_ws.pubsub.backends.redis_location import abort, connect, site_of
+from django_ws.pubsub.backends.sequence import Sender
 
 __all__ = ["ClusterBackend", "ClusterPublisher"]
 
@@ -25,19 +28,27 @@ __all__ = ["ClusterBackend", "ClusterPublisher"]
 class _Outlet:
     """The connection that publishes to one node, for one caller at a time."""
 
-    def __init__(self, pool: Any) -> None:
-        self._pool = pool
+    def __init__(self, node: Node, nodes: Nodes) -> None:
+        self._node = node
+        self._pool = nodes.pool(node)
+        self._nodes = nodes
         self._lock = asyncio.Lock()
         self._connection: Any = None
+        self._contact = Contact()
 
-    async def publish(self, delivery: Delivery, node: Node, batch: list[Message]) -> None:
+    async def publish(self, delivery: Delivery, batch: list[Message]) -> None:
+        node = self._node
         async with self._lock:
             try:
-                async with asyncio.timeout(STEP_SECONDS):
-                    connection = await self._connect()
+                connection = await self._ready()
+                self._contact.require()
+            except LostContact as error:
+                delivery.adrift(node, batch, error)
+                return
             except (RedisError, OSError) as error:
                 delivery.unreachable(node, batch, error)
                 return
+            sent_at = time.monotonic()
             try:
                 await _publish(connection, delivery, node, batch)
             except (RedisError, OSError) as error:
@@ -45,12 +56,55 @@ class _Outlet:
                 delivery.failed(node, batch, error)
             except asyncio.CancelledError:
                 await self._drop()  # there may be answers that nobody has read
-                delivery.failed(node, batch, TimeoutError(TOO_LATE))
+                if time.monotonic() - sent_at >= self._nodes.step_seconds:
+                    self._nodes.breaker(node).open(str(delivery.too_late), delivery.too_late)
+                delivery.failed(node, batch, delivery.too_late)
                 raise
+            else:
+                await self._confirm(connection, delivery, batch)
+
+    async def contact(self) -> Contact:
+        """How the node stands with the others. Raises where it does not say."""
+        async with self._lock:
+            await self._ready(must_ask=True)
+            return self._contact
 
     async def close(self) -> None:
         async with self._lock:
             await self._drop()
+
+    async def _ready(self, *, must_ask: bool = False) -> Any:
+        """A connection to the node, of which it is known how it stands with the others."""
+        async with self._nodes.answering(self._node) as is_probe:
+            if is_probe:
+                await self._drop()
+            connection = await self._connect()
+            if is_probe or must_ask or not self._contact.is_recent():
+                await self._ask(connection)
+        return connection
+
+    async def _confirm(self, connection: Any, delivery: Delivery, batch: list[Message]) -> None:
+        """Where the answers took long: whether the node may still be relied upon."""
+        try:
+            if time.monotonic() > self._contact.until:
+                async with self._nodes.answering(self._node):
+                    await self._ask(connection)
+                self._contact.require()
+        except (RedisError, OSError) as error:
+            delivery.doubted(self._node, batch, error)
+
+    async def _ask(self, connection: Any) -> None:
+        asked_at = time.monotonic()
+        questions = self._contact.questions()
+        try:
+            await connection.send_packed_command(
+                connection.pack_commands(questions), check_health=False
+            )
+            answers = [await _answer_of(connection) for _ in questions]
+        except BaseException:
+            await self._drop()
+            raise
+        self._contact = self._contact.after(asked_at, answers)
 
     async def _connect(self) -> Any:
         if self._connection is not None and not _is_open(self._connection):
@@ -63,6 +117,13 @@ class _Outlet:
         connection, self._connection = self._connection, None
         if connection is not None:
             await abort(connection)
+
+
+async def _answer_of(connection: Any) -> Any:
+    try:
+        return await connection.read_response()
+    except ResponseError as error:
+        return error
 
 
 def _is_open(connection: Any) -> bool:
@@ -96,9 +157,13 @@ class ClusterBackend(ListeningBackend[ClusterListener]):
     def __init__(self, location: Any, prefix: str, options: Mapping[str, Any]) -> None:
         super().__init__(location, prefix, options)
         self._nodes = Nodes(location, options)
-        self._listener = ClusterListener(self._nodes, prefix)
+        self._site = site_of(prefix)
         self._outlets: dict[Node, _Outlet] = {}
+        self._listener = ClusterListener(
+            self._nodes, self._site, lambda node: self._outlet(node).contact()
+        )
         self._asking = asyncio.Lock()
+        self._sender = Sender()
 
     @property
     def server(self) -> str:
@@ -114,19 +179,21 @@ class ClusterBackend(ListeningBackend[ClusterListener]):
 
     async def publish_many(self, messages: Sequence[tuple[str, bytes]]) -> None:
         """No message is ever sent twice, unless its node has refused it."""
-        delivery = Delivery(self._nodes.slots, self.prefix, messages)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(PUBLISH_SECONDS):
-                while delivery.left and await self._has_slots(delivery):
-                    await self._publish(delivery)
-                    delivery.end_round()
-                    if delivery.wait:
-                        await asyncio.sleep(delivery.wait)
-        delivery.end()
+        with self._sender.call() as head:
+            seconds = self._nodes.publish_seconds
+            delivery = Delivery(self._nodes.slots, self._site, messages, head, seconds)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    while delivery.left and await self._has_slots(delivery):
+                        await self._publish(delivery)
+                        delivery.end_round()
+                        if delivery.wait:
+                            await asyncio.sleep(delivery.wait)
+            delivery.end()
 
     def lane(self, topic: str) -> Hashable:
         """The node, as far as is known."""
-        return self._nodes.slots.owner(channel_of(self.prefix, topic))
+        return self._nodes.slots.owner(channel_of(self._site, topic))
 
     async def _has_slots(self, delivery: Delivery) -> bool:
         """False where no node tells which slots are whose."""
@@ -137,12 +204,14 @@ class ClusterBackend(ListeningBackend[ClusterListener]):
 
     async def _publish(self, delivery: Delivery) -> None:
         """One round."""
-        rounds = []
-        for node, batch in delivery.begin_round().items():
-            if node not in self._outlets:
-                self._outlets[node] = _Outlet(self._nodes.pool(node))
-            rounds.append(self._outlets[node].publish(delivery, node, batch))
+        batches = delivery.begin_round()
+        rounds = [self._outlet(node).publish(delivery, batch) for node, batch in batches.items()]
         if len(rounds) == 1:
             await rounds[0]
         else:
             await asyncio.gather(*rounds)
+
+    def _outlet(self, node: Node) -> _Outlet:
+        if node not in self._outlets:
+            self._outlets[node] = _Outlet(node, self._nodes)
+        return self._outlets[node]

@@ -19,7 +19,8 @@ from redis.exceptions import (
 )
 
 from django_ws.exceptions import BroadcastError
-from django_ws.pubsub.backends.base import TOO_LATE, channel_of, error_of
+from django_ws.pubsub.backends.base import PUBLISH_SECONDS, channel_of, error_of
+from django_ws.pubsub.backends.redis_cluster_nodes import name_of
 from django_ws.pubsub.backends.redis_cluster_slots import Node, Slots
 from django_ws.pubsub.backends.redis_location import cause
 
@@ -40,11 +41,6 @@ NO_NODE = "no node serves the topic's slot"
 PASSING = (AskError, ClusterDownError, ReadOnlyError, TryAgainError)
 
 
-def name_of(node: Node) -> str:
-    """For errors and logs."""
-    return f"Redis Cluster, node {node[0]}:{node[1]}"
-
-
 def is_unknown_command(error: Exception) -> bool:
     """The server is older than the command."""
     return "unknown command" in str(error).lower()
@@ -53,9 +49,16 @@ def is_unknown_command(error: Exception) -> bool:
 class Delivery:
     """One call of publish: what is left of it, and what came in between."""
 
-    def __init__(self, slots: Slots, prefix: str, messages: Sequence[tuple[str, bytes]]) -> None:
+    def __init__(
+        self,
+        slots: Slots,
+        site: str,
+        messages: Sequence[tuple[str, bytes]],
+        head: bytes = b"",
+        seconds: float = PUBLISH_SECONDS,
+    ) -> None:
         self.left = [
-            Message(number, channel_of(prefix, topic), data)
+            Message(number, channel_of(site, topic), head + data)
             for number, (topic, data) in enumerate(messages)
         ]
         self.wait = 0.0  # seconds before the next round
@@ -66,7 +69,8 @@ class Delivery:
         self._unreachable: set[Node] = set()
         self._unanswered: set[int] = set()  # messages of this round
         self._errors: dict[int, BroadcastError] = {}
-        self._refusal: tuple[str, Exception] = ("Redis Cluster", TimeoutError(TOO_LATE))
+        self.too_late = TimeoutError(f"not taken within {seconds:g} s")
+        self._refusal: tuple[str, Exception] = ("Redis Cluster", self.too_late)
 
     @property
     def needs_slots(self) -> bool:
@@ -138,6 +142,20 @@ class Delivery:
         for message in batch:
             if message.number in self._unanswered:
                 self._unanswered.discard(message.number)
+                self._errors[message.number] = _error(name_of(node), error)
+
+    def adrift(self, node: Node, batch: list[Message], error: Exception) -> None:
+        """Nothing was sent: the node may have been replaced, or would be soon."""
+        self._slots.lost(node)
+        for message in batch:
+            self._unanswered.discard(message.number)
+            self._try_later(message, name_of(node), error)
+
+    def doubted(self, node: Node, batch: list[Message], error: Exception) -> None:
+        """What the node has taken may have reached nobody."""
+        self._slots.lost(node)
+        for message in batch:
+            if message.number not in self._errors and message not in self.left:
                 self._errors[message.number] = _error(name_of(node), error)
 
     def _try_later(self, message: Message, server: str, error: Exception) -> None:

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import random
 import time
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 
 from redis.exceptions import ClusterDownError, MovedError
 
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends.base import Received, channel_of
-from django_ws.pubsub.backends.redis_cluster_delivery import NO_NODE, name_of
+from django_ws.pubsub.backends.redis_cluster_contact import Contact
+from django_ws.pubsub.backends.redis_cluster_delivery import NO_NODE
 from django_ws.pubsub.backends.redis_cluster_node import Inbox, NodeListener, Topic
-from django_ws.pubsub.backends.redis_cluster_nodes import Nodes
+from django_ws.pubsub.backends.redis_cluster_nodes import Nodes, name_of
 from django_ws.pubsub.backends.redis_cluster_slots import Node
 from django_ws.pubsub.backends.redis_listener import Listener
-from django_ws.pubsub.backends.redis_location import cause
-
-logger = logging.getLogger("django.ws")
+from django_ws.pubsub.backends.redis_outage import Outage
 
 ASK_SECONDS = 1.0  # at most, between two questions for the slots while topics have no place
 FIRST_ASK_SECONDS = 0.05
@@ -36,9 +35,12 @@ class ClusterListener:
     in ``_homeless`` for the task that finds it a new one.
     """
 
-    def __init__(self, nodes: Nodes, prefix: str) -> None:
+    def __init__(
+        self, nodes: Nodes, site: str, contact: Callable[[Node], Awaitable[Contact]]
+    ) -> None:
         self._nodes = nodes
-        self._prefix = prefix
+        self._site = site
+        self.contact = contact  # asks a node how it stands with the others
         self._homeless: dict[bytes, Topic] = {}
         self._unconfirmed: set[Topic] = set()
         self._listeners: dict[Node, NodeListener] = {}
@@ -47,8 +49,9 @@ class ClusterListener:
         self._questions = 0  # answered since every topic had its place
         self._questions_failed = 0  # in a row
         self._ask_at = 0.0
-        self._outage = Outage(nodes.server)
-        self._inbox = Inbox()
+        self._outage = Outage(nodes.server, "Some broadcasts")
+        self._inbox = Inbox(nodes.server)
+        self._second_gaps: deque[tuple[float, Topic]] = deque()  # when they are due
         self._topics = self._inbox.topics
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -76,7 +79,7 @@ class ClusterListener:
         loop = asyncio.get_running_loop()
         waiters = []
         for name in names:
-            channel = channel_of(self._prefix, name)
+            channel = channel_of(self._site, name)
             topic = self._topics.get(channel)
             if topic is None:
                 topic = self._topics[channel] = self._homeless[channel] = Topic(name, channel)
@@ -92,12 +95,12 @@ class ClusterListener:
                 raise BroadcastError("subscribe", self._nodes.server, "it was taken back meanwhile")
 
     def is_confirmed(self, name: str) -> bool:
-        topic = self._topics.get(channel_of(self._prefix, name))
+        topic = self._topics.get(channel_of(self._site, name))
         return topic is not None and topic.is_confirmed
 
     def unsubscribe(self, names: Collection[str]) -> None:
         for name in names:
-            topic = self._topics.pop(channel_of(self._prefix, name), None)
+            topic = self._topics.pop(channel_of(self._site, name), None)
             if topic is None:
                 continue
             self._homeless.pop(topic.channel, None)
@@ -121,6 +124,12 @@ class ClusterListener:
         if topic.is_lost:
             topic.is_lost = False
             self._inbox.put_gap(topic.name)
+            if topic.left not in (None, node.address):
+                # Its old node may not know yet that it has been replaced.
+                due = time.monotonic() + node.contact.doubt_seconds
+                self._second_gaps.append((due, topic))
+                self._wake.set()
+        topic.left = None
         if topic.waiter is not None:
             topic.waiter.set_result(True)
             topic.waiter = None
@@ -165,8 +174,9 @@ class ClusterListener:
         self._rests[address] = failures, now + _wait(failures)
         self._nodes.slots.lost(address)
         for topic in node.all_topics():
+            topic.left = topic.left or address
             self._make_homeless(node, topic)
-        self._outage.go_on(name_of(address), error)
+        self._outage.go_on(name_of(address), error, node.heard_at)
 
     def _send_on(self, node: NodeListener, topic: Topic) -> None:
         """It was refused. Elsewhere, or in another way, at once; but not in circles."""
@@ -189,6 +199,7 @@ class ClusterListener:
     async def _find_places(self) -> None:
         while True:
             self._wake.clear()
+            second_gap = self._tell_second_gaps()
             if self._homeless and self._nodes.slots.is_stale and time.monotonic() >= self._ask_at:
                 await self._ask_slots()
             wait = self._place()
@@ -197,8 +208,19 @@ class ClusterListener:
                     del self._listeners[listener.address]
                     listener.task.cancel()
             with suppress(TimeoutError):
-                async with asyncio.timeout(wait):
+                async with asyncio.timeout(min(wait, second_gap)):
                     await self._wake.wait()
+
+    def _tell_second_gaps(self) -> float:
+        """Returns in how many seconds there is one to tell."""
+        now = time.monotonic()
+        gaps = self._second_gaps
+        while gaps and gaps[0][0] <= now:
+            topic = gaps.popleft()[1]
+            # Where it is not confirmed now, a gap is told as soon as it is again.
+            if topic.is_confirmed and self._topics.get(topic.channel) is topic:
+                self._inbox.put_gap(topic.name)
+        return gaps[0][0] - now if gaps else math.inf
 
     async def _ask_slots(self) -> None:
         errors: list[tuple[Node, Exception]] = []
@@ -219,8 +241,8 @@ class ClusterListener:
             self._outage.go_on(name_of(node), error)
         self._ask_at = time.monotonic() + wait
 
-    def _place(self) -> float | None:
-        """Returns in how many seconds to try again; None where every topic has its place."""
+    def _place(self) -> float:
+        """Returns in how many seconds to try again."""
         slots = self._nodes.slots
         now = time.monotonic()
         again_at = math.inf
@@ -249,7 +271,7 @@ class ClusterListener:
             listener.join(topic, slots.is_sharded)
         if not self._homeless:
             self._questions = 0
-            return None
+            return math.inf
         return max(0.0, min(again_at, self._ask_at) - now)
 
 
@@ -257,44 +279,3 @@ def _wait(failures: int) -> float:
     """Seconds before the next attempt after so many failures in a row."""
     wait = min(Listener.FIRST_WAIT * 2.0 ** min(failures - 1, 30), Listener.LONGEST_WAIT)
     return wait * random.uniform(0.5, 1.0)
-
-
-class Outage:
-    """Tells the log once that broadcasts do not arrive, then at growing intervals, then once
-    that they do again.
-    """
-
-    def __init__(self, server: str) -> None:
-        self._server = server
-        self._since: float | None = None
-        self._reminder = 0.0
-        self._next_reminder = 0.0
-
-    def go_on(self, where: str, error: Exception) -> None:
-        now = time.monotonic()
-        if self._since is None:
-            self._since = now
-            self._reminder = Listener.FIRST_REMINDER
-            logger.warning(
-                "Some broadcasts do not arrive: no connection to %s (%s). It is tried again and "
-                "again.",
-                where,
-                cause(error),
-            )
-        elif now >= self._next_reminder:
-            self._reminder = min(self._reminder * 2, Listener.LONGEST_REMINDER)
-            logger.warning(
-                "Some broadcasts do not arrive for %.0f s: still no connection to %s (%s).",
-                now - self._since,
-                where,
-                cause(error),
-            )
-        else:
-            return
-        self._next_reminder = now + self._reminder
-
-    def end(self) -> None:
-        if self._since is not None:
-            away = time.monotonic() - self._since
-            self._since = None
-            logger.warning("Broadcasts arrive again from %s, after %.1f s.", self._server, away)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
 from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import MovedError
+from redis.exceptions import MovedError, RedisError
 
 from django_ws.pubsub.backends.base import Gap, Received
+from django_ws.pubsub.backends.redis_cluster_contact import Contact
 from django_ws.pubsub.backends.redis_cluster_delivery import is_unknown_command
 from django_ws.pubsub.backends.redis_cluster_slots import Node
-from django_ws.pubsub.backends.redis_listener import Listener, replies_of
+from django_ws.pubsub.backends.redis_listener import SetListener
 from django_ws.pubsub.backends.redis_location import abort, connect
+from django_ws.pubsub.backends.redis_replies import replies_of
+from django_ws.pubsub.backends.sequence import Arrivals
 
 
 class Topic:
@@ -28,6 +32,7 @@ class Topic:
         "is_confirmed",
         "is_lost",
         "is_sharded",
+        "left",
         "moves",
         "name",
         "node",
@@ -44,6 +49,7 @@ class Topic:
         self.is_confirmed = False
         self.waiter: asyncio.Future[bool] | None = None
         self.is_lost = False  # was confirmed once, and is not now
+        self.left: Node | None = None  # its node was lost, without a word of its own
         self.moves = 0  # since it was last confirmed
         self.rests_until = 0.0
         self.shunned: Node | None = None  # it has dropped the topic lately
@@ -52,14 +58,22 @@ class Topic:
 class Inbox:
     """What has come from all nodes and waits for the one reader of the stream."""
 
-    def __init__(self) -> None:
+    def __init__(self, server: str) -> None:
         self.topics: dict[bytes, Topic] = {}  # by channel
+        self.server = server
+        self.arrivals: dict[Node, Arrivals] = {}
         self.waiting: deque[Received | set[str]] = deque()  # a set: a gap that may still grow
         self.size = 0  # bytes read since the stream was empty
         self.wake = asyncio.Event()
         self.has_room = asyncio.Event()
         self.has_room.set()
         self.is_closed = False
+
+    def arrivals_of(self, node: Node) -> Arrivals:
+        """It outlives the connection: what is late may come over the next one."""
+        if node not in self.arrivals:
+            self.arrivals[node] = Arrivals(self.server)
+        return self.arrivals[node]
 
     def put_gap(self, topic: str) -> None:
         if not (self.waiting and isinstance(self.waiting[-1], set)):
@@ -91,6 +105,8 @@ class Inbox:
 class Placement(Protocol):
     """Who decides which node listens to what, and is told what the nodes say."""
 
+    contact: Callable[[Node], Awaitable[Contact]]
+
     def confirmed(self, node: NodeListener, channel: bytes) -> None: ...
 
     def dropped(self, node: NodeListener, channel: bytes) -> None: ...
@@ -103,15 +119,18 @@ class Placement(Protocol):
 
 
 class NodeListener:
-    """Subscribes at one node. Ends when the connection is lost, and tells so.
+    """Subscribes at one node. Ends when the connection is lost, or the node has lost contact with
+    the others, and tells so.
 
-    All times and limits are those of ``Listener``.
+    All times and limits are those of ``SetListener``.
     """
 
     def __init__(self, address: Node, pool: Any, inbox: Inbox, placement: Placement) -> None:
         self.address = address
         self.topics: dict[int, set[Topic]] = {}  # by slot
         self.connected_at: float | None = None
+        self.heard_at: float | None = None
+        self.contact = Contact()
         self._pool = pool
         self._inbox = inbox
         self._placement = placement
@@ -157,11 +176,13 @@ class NodeListener:
 
     async def _run(self) -> None:
         try:
-            async with asyncio.timeout(Listener.CONNECT_SECONDS):
+            async with asyncio.timeout(SetListener.CONNECT_SECONDS):
                 connection = await connect(self._pool)
             self.connected_at = time.monotonic()
             try:
+                await self._check()
                 async with asyncio.TaskGroup() as group:
+                    group.create_task(self._watch())
                     group.create_task(self._read(connection))
                     group.create_task(self._write(connection))
             except ExceptionGroup as errors:
@@ -171,21 +192,39 @@ class NodeListener:
         except Exception as error:
             self._placement.lost(self, error)
 
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(SetListener.PING_SECONDS)
+            await self._check()
+
+    async def _check(self) -> None:
+        """Raises ``LostContact`` where the node may have been replaced."""
+        with suppress(RedisError, OSError):  # whether it answers, a PING tells
+            self.contact = await self._placement.contact(self.address)
+        if self.contact.asked_at > -math.inf:
+            self.contact.require()
+
     async def _read(self, connection: Any) -> None:
         inbox = self._inbox
+        read = inbox.arrivals_of(self.address).read
         async for replies, size in replies_of(connection):
             self._heard.set()
+            self.heard_at = time.monotonic()
             for reply in replies:  # hot: each message of this process comes through here
                 if type(reply) is list and reply[0] in (b"smessage", b"message"):
                     topic = inbox.topics.get(reply[1])
                     if topic is not None and topic.node is self:
-                        inbox.waiting.append((topic.name, reply[2]))
+                        data = read(reply[2])
+                        if data is None:
+                            inbox.put_gap(topic.name)
+                        else:
+                            inbox.waiting.append((topic.name, data))
                 else:
                     self._answered(reply)
             if inbox.waiting:
                 inbox.wake.set()
                 inbox.size += size
-                if inbox.size > Listener.MAX_WAITING_BYTES:
+                if inbox.size > SetListener.MAX_WAITING_BYTES:
                     inbox.has_room.clear()
                     await inbox.has_room.wait()
 
@@ -219,9 +258,9 @@ class NodeListener:
             if not self._commands:
                 self._wake.clear()
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(Listener.PING_SECONDS):
+                    async with asyncio.timeout(SetListener.PING_SECONDS):
                         await self._wake.wait()
-            number = min(len(self._commands), Listener.NAMES)
+            number = min(len(self._commands), SetListener.NAMES)
             commands = [self._commands.popleft() for _ in range(number)] or [("PING",)]
             await self._ask(connection, commands)
 
@@ -232,13 +271,13 @@ class NodeListener:
         try:
             # In two halves: time in which this process itself stood still counts once.
             for _ in range(2):
-                if (await asyncio.wait([asking], timeout=Listener.PONG_SECONDS / 2))[0]:
+                if (await asyncio.wait([asking], timeout=SetListener.PONG_SECONDS / 2))[0]:
                     asking.result()
                     return
         finally:
             asking.cancel()
         if self._inbox.has_room.is_set():
-            raise RedisConnectionError(f"no answer to a PING in {Listener.PONG_SECONDS:g} s")
+            raise RedisConnectionError(f"no answer to a PING in {SetListener.PONG_SECONDS:g} s")
 
     async def _send_and_hear(
         self, connection: Any, commands: list[tuple[str | bytes, ...]]

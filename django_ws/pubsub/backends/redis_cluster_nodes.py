@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import redis
@@ -11,6 +12,8 @@ import redis.asyncio
 from redis.connection import SSLConnection, parse_url
 from redis.exceptions import RedisError
 
+from django_ws.pubsub.backends.base import publish_seconds_of
+from django_ws.pubsub.backends.breaker import Breaker
 from django_ws.pubsub.backends.redis_cluster_slots import Node, Slots
 from django_ws.pubsub.backends.redis_location import (
     FORCED,
@@ -24,27 +27,31 @@ from django_ws.pubsub.backends.redis_location import (
 
 DEFAULT_PORT = 6379
 
-# One step (connecting, sending, asking for the slots) is given up after this many seconds, so
+# One step (connecting, sending, asking for the slots) is given up after this part of the time, so
 # that a frozen node leaves time to ask another one.
-STEP_SECONDS = 1.5
+STEP = 0.3
 
 
 class Nodes:
     """How to reach each node. Raises ``ValueError`` for what cannot be understood.
 
-    Made once for a listener or a publisher, with the map of slots that it has heard.
+    Made once for a listener or a publisher, with the map of slots that it has heard, and with what
+    it knows of nodes that do not answer.
     """
 
     def __init__(self, location: Any, options: Mapping[str, Any]) -> None:
         configured, own = read_location(location)
         kwargs = {**options, **own}
         self.max_connections = connections_of(kwargs, MAX_CONNECTIONS)
+        self.publish_seconds = publish_seconds_of(kwargs)
+        self.step_seconds = STEP * self.publish_seconds
         self.slots = Slots(configured, kwargs.pop("address_remap", None))
+        self._breakers: dict[Node, Breaker] = {}
         self.server = f"Redis Cluster ({', '.join(f'{h}:{p}' for h, p in configured)})"
         self._uses_tls = kwargs.pop("ssl", False)
         self._kwargs = {
-            "socket_timeout": STEP_SECONDS,
-            "socket_connect_timeout": STEP_SECONDS,
+            "socket_timeout": self.step_seconds,
+            "socket_connect_timeout": self.step_seconds,
             **{name: kwargs[name] for name in kwargs if name not in NOT_FOR_CONNECTIONS},
             **FORCED,
         }
@@ -58,19 +65,49 @@ class Nodes:
 
     def pool(self, node: Node) -> Any:
         """Makes connections for an event loop, which has its own limits of time."""
-        kwargs = {**self._kwargs, "host": node[0], "port": node[1], "socket_timeout": None}
-        if self._uses_tls:
-            kwargs["connection_class"] = redis.asyncio.SSLConnection
-        return redis.asyncio.ConnectionPool(**kwargs)
+        kwargs = self._kwargs_for(node, redis.asyncio.SSLConnection)
+        return redis.asyncio.ConnectionPool(**{**kwargs, "socket_timeout": None})
 
     def sync_pool(self, node: Node) -> Any:
         """Lends connections to threads."""
-        kwargs = {**self._kwargs, "host": node[0], "port": node[1]}
-        if self._uses_tls:
-            kwargs["connection_class"] = SSLConnection
         return redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
-            max_connections=self.max_connections, timeout=STEP_SECONDS, **kwargs
+            max_connections=self.max_connections,
+            timeout=self.step_seconds,
+            **self._kwargs_for(node, SSLConnection),
         )
+
+    def sync_connection(self, node: Node, seconds: float) -> Any:
+        """One that is not of the pool; each step may take so long."""
+        limits = {"socket_timeout": seconds, "socket_connect_timeout": seconds}
+        kwargs = {**self._kwargs_for(node, SSLConnection), **limits}
+        return redis.ConnectionPool(**kwargs).make_connection()
+
+    def _kwargs_for(self, node: Node, with_tls: type) -> dict[str, Any]:
+        tls = {"connection_class": with_tls} if self._uses_tls else {}
+        return {**self._kwargs, "host": node[0], "port": node[1], **tls}
+
+    def breaker(self, node: Node) -> Breaker:
+        return self._breakers.get(node) or self._breakers.setdefault(node, Breaker(name_of(node)))
+
+    @asynccontextmanager
+    async def answering(self, node: Node) -> AsyncIterator[bool]:
+        """Around what the node must answer in one step. Gives whether it is a probe, which has less
+        time for it. Raises ``TimeoutError``, and ``NotTried`` where the breaker is open.
+        """
+        breaker = self.breaker(node)
+        is_probe = breaker.admit()
+        seconds = min(Breaker.PROBE_SECONDS, self.step_seconds) if is_probe else self.step_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                yield is_probe
+        except (TimeoutError, redis.TimeoutError) as error:
+            silence = TimeoutError(f"no answer in {seconds:g} s")
+            breaker.open(str(silence), error)
+            raise silence from error
+        except (RedisError, OSError):
+            breaker.close()  # it is there, or its machine says that it is not
+            raise
+        breaker.close()
 
     async def ask_slots(self, on_error: Callable[[Node, Exception], None]) -> bool:
         """Ask one node after the other until one answers. False if none does."""
@@ -84,7 +121,7 @@ class Nodes:
         return False
 
     async def _ask_slots(self, node: Node) -> None:
-        async with asyncio.timeout(STEP_SECONDS):
+        async with self.answering(node):
             connection = await connect(self.pool(node))
             try:
                 await connection.send_command("CLUSTER", "SLOTS")
@@ -93,6 +130,11 @@ class Nodes:
                 self.slots.learn(node, slots, await connection.read_response())
             finally:
                 await abort(connection)
+
+
+def name_of(node: Node) -> str:
+    """For errors and logs."""
+    return f"Redis Cluster, node {node[0]}:{node[1]}"
 
 
 def read_location(location: Any) -> tuple[list[Node], dict[str, Any]]:

@@ -11,10 +11,73 @@ from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
 
-from django_ws.pubsub.backends.base import PUBLISH_SECONDS, SyncPublisher
+from django_ws.pubsub.backends.base import SyncPublisher
+from django_ws.pubsub.backends.breaker import Breaker
+from django_ws.pubsub.backends.redis_cluster_contact import Contact, LostContact
 from django_ws.pubsub.backends.redis_cluster_delivery import Delivery, Message
-from django_ws.pubsub.backends.redis_cluster_nodes import STEP_SECONDS, Nodes
+from django_ws.pubsub.backends.redis_cluster_nodes import Nodes
 from django_ws.pubsub.backends.redis_cluster_slots import Node
+from django_ws.pubsub.backends.redis_commands import is_silence
+from django_ws.pubsub.backends.redis_location import cause, site_of
+from django_ws.pubsub.backends.sequence import Sender
+
+
+class _Way:
+    """What a process has of one node."""
+
+    def __init__(self, node: Node, nodes: Nodes) -> None:
+        self._node = node
+        self._nodes = nodes
+        self.pool = nodes.sync_pool(node)
+        self.breaker = nodes.breaker(node)
+        self.contact = Contact()
+
+    @contextmanager
+    def connection(self) -> Iterator[Any]:
+        if self.breaker.admit():
+            self._probe()
+        connection = self.pool.get_connection()
+        try:
+            yield connection
+        except BaseException:
+            connection.disconnect()  # there may be answers that nobody has read
+            raise
+        finally:
+            self.pool.release(connection)
+
+    def _probe(self) -> None:
+        """Whether the node answers again. Raises where it does not."""
+        connection = self._nodes.sync_connection(self._node, Breaker.PROBE_SECONDS / 2)
+        try:
+            connection.connect()
+            connection.send_command("PING")
+            connection.read_response()
+        finally:
+            connection.disconnect()
+        self.breaker.close()
+
+    def check(self, connection: Any) -> None:
+        """Raises ``LostContact`` where nobody knows whether the node has been replaced."""
+        if not self.contact.is_recent():
+            self.ask(connection)
+        self.contact.require()
+
+    def ask(self, connection: Any) -> None:
+        asked_at = time.monotonic()
+        questions = self.contact.questions()
+        connection.send_packed_command(connection.pack_commands(questions))
+        answers = [_answer_of(connection) for _ in questions]
+        self.contact = self.contact.after(asked_at, answers)
+
+    def failed(self, error: Exception) -> None:
+        self.breaker.failed(error, cause(error), is_silence=is_silence(error))
+
+
+def _answer_of(connection: Any) -> Any:
+    try:
+        return connection.read_response()
+    except ResponseError as error:
+        return error
 
 
 class ClusterPublisher(SyncPublisher):
@@ -22,33 +85,44 @@ class ClusterPublisher(SyncPublisher):
 
     def __init__(self, location: Any, prefix: str, options: Mapping[str, Any]) -> None:
         super().__init__(location, prefix, options)
+        self._site = site_of(prefix)
         self._start_afresh()
 
     def _start_afresh(self) -> None:
         self._pid = os.getpid()
         self._nodes = Nodes(self.location, self.options)
-        self._pools: dict[Node, Any] = {}
-        self._lock = threading.Lock()  # for the pools
+        self._sender = Sender()
+        self._ways: dict[Node, _Way] = {}
+        self._lock = threading.Lock()  # for the ways
         self._asking = threading.Lock()  # one thread asks for the slots, the others wait for it
 
     def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
         if self._pid != os.getpid():  # a lock may have been held in the parent as it forked
             self._start_afresh()
-        end = time.monotonic() + PUBLISH_SECONDS
-        delivery = Delivery(self._nodes.slots, self.prefix, messages)
-        while delivery.left and self._has_slots(delivery, end):
-            self._round(delivery, end)
-            delivery.end_round()
-            if delivery.left and time.monotonic() + delivery.wait + STEP_SECONDS > end:
-                break
-            time.sleep(delivery.wait)
-        delivery.end()
+        seconds = self._nodes.publish_seconds
+        end = time.monotonic() + seconds
+        with self._sender.call() as head:
+            delivery = Delivery(self._nodes.slots, self._site, messages, head, seconds)
+            while delivery.left and self._has_slots(delivery, end):
+                self._round(delivery, end)
+                delivery.end_round()
+                ahead = delivery.wait + self._nodes.step_seconds
+                if delivery.left and time.monotonic() + ahead > end:
+                    break
+                time.sleep(delivery.wait)
+            delivery.end()
 
     def close(self) -> None:
         with self._lock:
-            pools, self._pools = self._pools, {}
-        for pool in pools.values():
-            pool.disconnect()
+            ways, self._ways = self._ways, {}
+        for way in ways.values():
+            way.pool.disconnect()
+
+    def _way(self, node: Node) -> _Way:
+        with self._lock:
+            if node not in self._ways:
+                self._ways[node] = _Way(node, self._nodes)
+            return self._ways[node]
 
     def _round(self, delivery: Delivery, end: float) -> None:
         """Send to all nodes, then read all their answers."""
@@ -56,23 +130,48 @@ class ClusterPublisher(SyncPublisher):
             sent: list[tuple[Node, Any, list[Message]]] = []
             # In the same order in all threads: none waits for one that waits for it.
             for node, batch in sorted(delivery.begin_round().items()):
-                try:
-                    connection = connections.enter_context(self._connection(node))
-                except (RedisError, OSError) as error:
-                    delivery.unreachable(node, batch, error)
-                    continue
-                try:
-                    commands = connection.pack_commands(delivery.commands(batch))
-                    connection.send_packed_command(commands)
+                if connection := self._send(delivery, node, batch, connections):
                     sent.append((node, connection, batch))
-                except (RedisError, OSError) as error:
-                    delivery.failed(node, batch, error)
             for node, connection, batch in sent:
+                way = self._way(node)
                 try:
                     self._read_answers(delivery, node, connection, batch, end)
                 except (RedisError, OSError) as error:
                     connection.disconnect()
+                    way.failed(error)
                     delivery.failed(node, batch, error)
+                    continue
+                try:
+                    if time.monotonic() > way.contact.until:
+                        way.ask(connection)
+                        way.contact.require()
+                except (RedisError, OSError) as error:
+                    connection.disconnect()
+                    delivery.doubted(node, batch, error)
+
+    def _send(
+        self, delivery: Delivery, node: Node, batch: list[Message], connections: ExitStack
+    ) -> Any:
+        """Returns the connection that it was sent over; None where it was not."""
+        way = self._way(node)
+        try:
+            connection = connections.enter_context(way.connection())
+            way.check(connection)
+        except LostContact as error:
+            delivery.adrift(node, batch, error)
+            return None
+        except (RedisError, OSError) as error:
+            way.failed(error)
+            delivery.unreachable(node, batch, error)
+            return None
+        try:
+            commands = connection.pack_commands(delivery.commands(batch))
+            connection.send_packed_command(commands)
+        except (RedisError, OSError) as error:
+            way.failed(error)
+            delivery.failed(node, batch, error)
+            return None
+        return connection
 
     def _read_answers(
         self,
@@ -84,27 +183,12 @@ class ClusterPublisher(SyncPublisher):
     ) -> None:
         for message in batch:
             if not connection.can_read(max(0.0, end - time.monotonic())):
-                raise TimeoutError("no answer")
+                raise TimeoutError(f"no answer in {self._nodes.publish_seconds:g} s")
             try:
                 connection.read_response()
                 delivery.taken(message)
             except ResponseError as error:
                 delivery.refused(node, message, error)
-
-    @contextmanager
-    def _connection(self, node: Node) -> Iterator[Any]:
-        with self._lock:
-            pool = self._pools.get(node)
-            if pool is None:
-                pool = self._pools[node] = self._nodes.sync_pool(node)
-        connection = pool.get_connection()
-        try:
-            yield connection
-        except BaseException:
-            connection.disconnect()  # there may be answers that nobody has read
-            raise
-        finally:
-            pool.release(connection)
 
     def _has_slots(self, delivery: Delivery, end: float) -> bool:
         """Ask one node after the other. False if none answers in time."""
@@ -116,15 +200,17 @@ class ClusterPublisher(SyncPublisher):
             if not delivery.needs_slots:  # another thread has asked meanwhile
                 return True
             for node in self._nodes.slots.candidates():
-                if time.monotonic() + STEP_SECONDS > end:
+                if time.monotonic() + self._nodes.step_seconds > end:
                     break
+                way = self._way(node)
                 try:
-                    with self._connection(node) as connection:
+                    with way.connection() as connection:
                         connection.send_command("CLUSTER", "SLOTS")
                         slots = connection.read_response()
                         connection.send_command("COMMAND", "INFO", "SSUBSCRIBE")
                         self._nodes.slots.learn(node, slots, connection.read_response())
                 except (RedisError, OSError) as error:
+                    way.failed(error)
                     delivery.no_slots(node, error)
                 else:
                     return True

@@ -3,34 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import math
 import random
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis import exceptions
 
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends.base import Gap, Received, channel_of
-from django_ws.pubsub.backends.redis_location import abort, cause
+from django_ws.pubsub.backends.redis_location import abort
+from django_ws.pubsub.backends.redis_outage import Outage
+from django_ws.pubsub.backends.redis_replies import replies_of, send
+from django_ws.pubsub.backends.sequence import Arrivals
 
-try:
-    import hiredis
-except ImportError:  # pragma: no cover - redis-py's own parser then, several times slower
-    hiredis = None  # type: ignore[assignment]
 
-logger = logging.getLogger("django.ws")
+class Look(NamedTuple):
+    """Whether a server is the one that everybody goes to."""
+
+    is_sure: bool = True
+    is_new: bool = False  # a moment ago it was another one: somebody may publish there still
 
 
 class Listener:
     """Keeps the topics that were asked for subscribed. For one event loop's thread only.
 
-    ``connect`` opens a connection of redis-py, and ``is_right_server`` tells later whether that
-    would still lead to the same server. Nothing is retried by redis-py: each loss is seen here,
-    and told as a ``Gap``. All times in seconds.
+    ``site`` is what stands in front of its topics. ``connect`` opens a connection of redis-py.
+    ``look`` is asked at once, and then with each PING, whether that leads to the right server
+    still, and raises where it does not. ``on_back`` is called when a server answers. Nothing is
+    retried by redis-py: each loss is seen here, and told as a ``Gap``. All times in seconds.
     """
 
     CONNECT_SECONDS = 5.0  # the longest that one attempt to connect may take
@@ -39,22 +43,23 @@ class Listener:
     FIRST_WAIT = 0.1  # before the first attempt to connect again; doubled each time, jittered
     LONGEST_WAIT = 30.0
     STEADY_SECONDS = 5.0  # a connection that held so long: the waits begin anew
-    FIRST_REMINDER = 10.0  # in the log, while the server is away; doubled each time
-    LONGEST_REMINDER = 600.0
     NAMES = 500  # at most, in one command
     MAX_WAITING_BYTES = 8 * 1024 * 1024  # not taken from the stream: no more is read then
+    DOUBT_SECONDS = 10.0  # after a new server has been found: nobody publishes to the old one then
 
     def __init__(
         self,
         server: str,
-        prefix: str,
+        site: str,
         connect: Callable[[], Awaitable[Any]],
-        is_right_server: Callable[[Any], Awaitable[bool]],
+        look: Callable[[Any], Awaitable[Look]],
+        on_back: Callable[[], None],
     ) -> None:
         self.server = server
-        self._prefix = prefix
+        self._site = site
         self._connect = connect
-        self._is_right_server = is_right_server
+        self._look = look
+        self._on_back = on_back
         self.losses = 0  # how often the connection was lost, or could not be made
         self._names: dict[bytes, str] = {}  # what is asked for: channel to topic
         self._waiters: dict[bytes, asyncio.Future[None]] = {}  # for what is not yet
@@ -64,12 +69,11 @@ class Listener:
         self._subscribed: set[bytes] = set()  # the last command was SUBSCRIBE
         self._unanswered: dict[bytes, int] = {}  # SUBSCRIBEs without an answer
         # What came in:
+        self._arrivals = Arrivals(server)
+        self._heard_at: float | None = None
         self._waiting: deque[Received] = deque()
         self._size = 0  # bytes read since the stream was empty
-        # Since when there is no connection, and when the log tells so again:
-        self._away_since: float | None = None
-        self._next_reminder = 0.0
-        self._reminder = 0.0
+        self._outage = Outage(server, "Broadcasts")
         self._is_closed = False
         self._is_connected = False
         self._task: asyncio.Task[None] | None = None
@@ -96,7 +100,7 @@ class Listener:
     async def subscribe(self, topics: Collection[str]) -> None:
         waiters = []
         for topic in topics:
-            channel = channel_of(self._prefix, topic)
+            channel = channel_of(self._site, topic)
             if channel not in self._names:
                 self._names[channel] = topic
                 self._has_changed(channel)
@@ -114,7 +118,7 @@ class Listener:
 
     def unsubscribe(self, topics: Collection[str]) -> None:
         for topic in topics:
-            channel = channel_of(self._prefix, topic)
+            channel = channel_of(self._site, topic)
             if self._names.pop(channel, None) is not None:
                 self._lost.discard(channel)
                 self._has_changed(channel)
@@ -127,7 +131,7 @@ class Listener:
             self._changed[channel] = None
 
     def is_confirmed(self, topic: str) -> bool:
-        return self._holds(channel_of(self._prefix, topic))
+        return self._holds(channel_of(self._site, topic))
 
     def _holds(self, channel: bytes) -> bool:
         """By the server, on this connection, of what is asked for."""
@@ -183,14 +187,19 @@ class Listener:
             raise errors.exceptions[0] from None
 
     async def _read(self, connection: Any) -> None:
-        waiting, names = self._waiting, self._names
+        waiting, names, read = self._waiting, self._names, self._arrivals.read
         async for replies, size in replies_of(connection):
             self._heard.set()
+            self._heard_at = time.monotonic()
             for reply in replies:  # hot: each message of this process comes through here
                 if type(reply) is list and reply[0] == b"message":
                     topic = names.get(reply[1])
                     if topic is not None:
-                        waiting.append((topic, reply[2]))
+                        data = read(reply[2])
+                        if data is None:
+                            self._put_gap(topic)
+                        else:
+                            waiting.append((topic, data))
                 else:
                     self._answered(reply)
             if waiting:
@@ -218,7 +227,7 @@ class Listener:
         """All commands but later PINGs. The first PING's answer follows those to the first
         SUBSCRIBEs: everything is confirmed again then."""
         await self._send_changes(connection)
-        await _send(connection, "PING")
+        await send(connection, "PING")
         while True:
             await self._wake_writer.wait()
             self._wake_writer.clear()
@@ -238,29 +247,53 @@ class Listener:
                     self._subscribed.discard(channel)
                     gone.append(channel)
             if gone:
-                await _send(connection, "UNSUBSCRIBE", *gone)
+                await send(connection, "UNSUBSCRIBE", *gone)
             if come:
-                await _send(connection, "SUBSCRIBE", *come)
+                await send(connection, "SUBSCRIBE", *come)
 
     async def _watch(self, connection: Any) -> None:
-        """A PING now and then. Raises when nothing at all comes back."""
+        """Ask now and then whether it is there, and is the right server. Raises when nothing at
+        all comes back, or when it is not.
+        """
+        is_first, was_sure = True, False
+        again_at = math.inf
         while True:
+            look = await self._look(connection)
+            now = time.monotonic()
+            if look.is_sure and not was_sure:
+                was_sure = True
+                if not is_first:  # until now the others may have been elsewhere
+                    self._tell_gap()
+                if look.is_new:
+                    again_at = now + self.DOUBT_SECONDS
+            elif now >= again_at:
+                again_at = math.inf
+                self._tell_gap()
+            is_first = False
             await asyncio.sleep(self.PING_SECONDS)
-            if not await self._is_right_server(connection):
-                raise exceptions.ConnectionError("the sentinels name another master")
             self._heard.clear()
             # In two halves: time in which this process itself stood still counts once.
             for half in range(2):
                 try:
                     async with asyncio.timeout(self.PONG_SECONDS / 2):
                         if not half:
-                            await _send(connection, "PING")
+                            await send(connection, "PING")
                         await self._heard.wait()
                     break
                 except TimeoutError:
                     pass
             if not self._heard.is_set() and self._has_room.is_set():
                 raise exceptions.ConnectionError(f"no answer to a PING in {self.PONG_SECONDS:g} s")
+
+    def _put_gap(self, topic: str) -> None:
+        gap = Gap(frozenset([topic]))
+        if not self._waiting or self._waiting[-1] != gap:
+            self._waiting.append(gap)
+
+    def _tell_gap(self) -> None:
+        if topics := frozenset(self._names[c] for c in filter(self._holds, self._names)):
+            self._waiting.append(Gap(topics))
+            self._wake_stream.set()
 
     def _lose(self, error: Exception) -> None:
         self.losses += 1
@@ -269,59 +302,22 @@ class Listener:
         self._changed.clear()
         self._subscribed.clear()
         self._unanswered.clear()
-        now = time.monotonic()
-        if self._away_since is None:
-            self._away_since = now
-            self._reminder = self.FIRST_REMINDER
-            logger.warning(
-                "Broadcasts do not arrive: no connection to %s (%s). It is tried again and again.",
-                self.server,
-                cause(error),
-            )
-        elif now >= self._next_reminder:
-            self._reminder = min(self._reminder * 2, self.LONGEST_REMINDER)
-            logger.warning(
-                "Broadcasts do not arrive for %.0f s: still no connection to %s (%s).",
-                now - self._away_since,
-                self.server,
-                cause(error),
-            )
-        else:
-            return
-        self._next_reminder = now + self._reminder
+        self._outage.go_on(self.server, error, self._heard_at)
 
     def _back(self) -> None:
-        if self._away_since is not None:
-            away = time.monotonic() - self._away_since
-            self._away_since = None
-            logger.warning("Broadcasts arrive again from %s, after %.1f s.", self.server, away)
+        self._on_back()
+        self._outage.end()
         if self._lost:
             topics = frozenset(self._names[channel] for channel in self._lost)
             self._lost.clear()
             self._waiting.append(Gap(topics))
 
 
-async def _send(connection: Any, *command: str | bytes) -> None:
-    if not connection.is_connected:  # redis-py would connect again, in silence
-        raise exceptions.ConnectionError("the connection is closed")
-    await connection.send_command(*command, check_health=False)
+class SetListener(Listener):
+    """Listens to the master of a set. Another server takes its place when it is silent: so that is
+    noticed soon, and the sentinels are asked often.
+    """
 
-
-async def replies_of(connection: Any) -> AsyncIterator[tuple[list[Any], int]]:
-    """What comes in, and its size, as much at a time as is there."""
-    if hiredis is None:
-        while True:
-            reply = await connection.read_response(disable_decoding=True)
-            yield [reply], len(reply[2]) if reply[0] == b"message" else 0
-    # Straight from the connection's StreamReader: read_response() takes ten times as long for
-    # a message. Nothing is left in redis-py's own parser: it has read all answers to its
-    # commands, and none was sent that makes the server speak by itself.
-    stream: asyncio.StreamReader = connection._reader
-    parser = hiredis.Reader(replyError=exceptions.ResponseError)
-    while data := await stream.read(65536):
-        parser.feed(data)
-        replies = []
-        while (reply := parser.gets()) is not False:
-            replies.append(reply)
-        yield replies, len(data)
-    raise exceptions.ConnectionError("the server closed the connection")
+    PING_SECONDS = 2.0
+    PONG_SECONDS = 2.5
+    LONGEST_WAIT = 2.0

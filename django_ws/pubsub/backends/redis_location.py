@@ -8,15 +8,12 @@ from urllib.parse import urlsplit
 
 import redis
 import redis.asyncio
-import redis.asyncio.retry
-import redis.asyncio.sentinel
-import redis.backoff
-import redis.retry
-import redis.sentinel
 from redis.asyncio.connection import parse_url as parse_asyncio_url
-from redis.asyncio.sentinel import MasterNotFoundError as AsyncMasterNotFound
-from redis.connection import parse_url
-from redis.sentinel import MasterNotFoundError as MasterNotFound
+from redis.connection import SSLConnection, parse_url
+
+from django_ws.pubsub.backends.base import publish_seconds_of
+from django_ws.pubsub.backends.redis_cluster_slots import Node
+from django_ws.pubsub.backends.redis_sentinels import AsyncSentinels, Setting, SyncSentinels
 
 CURE = (
     "give redis://HOST:PORT/DATABASE, rediss://... (TLS), unix:///PATH, "
@@ -26,15 +23,14 @@ ESCAPE = (
     "In user and password write %2F for /, %3F for ?, %23 for #, %40 for @ "
     "(urllib.parse.quote(password, safe='') does)."
 )
-SENTINELS_SECONDS = 3.0  # for asking all of them, one after the other: some may be down
-SENTINEL_SECONDS = 1.0  # for asking one, at most
 MAX_CONNECTIONS = 2  # that publish, for all threads of a process
 
 # RESP2: one kind of reply to everything, from every server since Redis 2. No health checks and
 # no retries by redis-py: a silent new connection would hide a gap, a repeated PUBLISH would
 # double a message.
 FORCED = {"protocol": 2, "health_check_interval": 0, "retry": None, "retry_on_timeout": False}
-NOT_FOR_CONNECTIONS = ("max_connections", "timeout", "retry_on_error")
+NOT_FOR_CONNECTIONS = ("max_connections", "publish_timeout", "timeout", "retry_on_error")
+NOT_FOR_MASTERS = ("is_master", "check_connection")  # of redis-py's pool for sentinels
 
 
 class Location:
@@ -43,65 +39,85 @@ class Location:
     def __init__(self, location: Any, options: Mapping[str, Any]) -> None:
         self._options = {**options}
         self.max_connections = connections_of(options, MAX_CONNECTIONS)
-        self._sentinels: dict[str, Any] | None = None
+        self.publish_seconds = publish_seconds_of(options)
+        self._sentinels: Setting | None = None
+        self._url = ""
+        self._master: dict[str, Any] = {}  # what connections to it are made with
         if isinstance(location, str):
             self.server = _server_of_url(location)
             self._url = location
         elif isinstance(location, Mapping):
-            self._sentinels = dict(location)
-            self.server = _server_of_sentinels(self._sentinels)
+            self.server = _server_of_sentinels(location)
+            self._sentinels, self._master = self._read_sentinels(location)
         else:
             raise ValueError(f"LOCATION of {type(location).__name__}: {CURE}.")
         try:
-            self.pool().make_connection()  # opens nothing
-            self.sync_pool().make_connection()
+            pools = self.pool(), self.sync_pool()
+            for pool in pools:
+                pool.make_connection()  # opens nothing
+            self.async_sentinels()
+            self.sync_sentinels()
+            self.database = int(pools[1].connection_kwargs.get("db") or 0)
         except (TypeError, ValueError, redis.RedisError) as error:
             raise ValueError(
                 f"OPTIONS, or the LOCATION for {self.server}: {error}. They may have the "
                 "keyword arguments of redis-py's Connection."
             ) from error
 
-    def pool(self) -> Any:
-        """Makes connections for an event loop."""
+    def site(self, prefix: str) -> str:
+        return site_of(prefix, self.database)
+
+    def pool(self, master: Node = ("", 0)) -> Any:
+        """Makes connections for an event loop. With sentinels: to this master."""
         if self._sentinels is None:
             kwargs = self._kwargs(dict(parse_asyncio_url(self._url)))
-            return redis.asyncio.ConnectionPool(**kwargs)
-        return self._sentinel_pool(
-            redis.asyncio.sentinel, redis.asyncio.retry.Retry(redis.backoff.NoBackoff(), 0)
-        )
+        else:
+            kwargs = self._kwargs_for(master, redis.asyncio.SSLConnection)
+        return redis.asyncio.ConnectionPool(**kwargs)
 
-    def sync_pool(self) -> Any:
-        """Makes connections for threads. One pool for each connection: asking sentinels is not
-        thread-safe in redis-py."""
+    def sync_pool(self, master: Node = ("", 0)) -> Any:
+        """Makes connections for threads."""
         if self._sentinels is None:
             kwargs = self._kwargs(dict(parse_url(self._url)))  # type: ignore[no-untyped-call]
-            return redis.ConnectionPool(**kwargs)
-        return self._sentinel_pool(redis.sentinel, redis.retry.Retry(redis.backoff.NoBackoff(), 0))
+        else:
+            kwargs = self._kwargs_for(master, SSLConnection)
+        return redis.ConnectionPool(**kwargs)
 
-    def _kwargs(self, own: dict[str, Any]) -> dict[str, Any]:
+    def async_sentinels(self) -> AsyncSentinels | None:
+        return None if self._sentinels is None else AsyncSentinels(self._sentinels)
+
+    def sync_sentinels(self) -> SyncSentinels | None:
+        return None if self._sentinels is None else SyncSentinels(self._sentinels)
+
+    def _kwargs(self, own: Mapping[str, Any]) -> dict[str, Any]:
         kwargs = {**self._options, **own, **FORCED}
         for name in NOT_FOR_CONNECTIONS:
             kwargs.pop(name, None)
         return kwargs
 
-    def _sentinel_pool(self, module: Any, no_retry: Any) -> Any:
-        assert self._sentinels is not None
-        kwargs = self._kwargs(self._sentinels)
-        seconds = min(SENTINEL_SECONDS, SENTINELS_SECONDS / len(kwargs["sentinels"]))
-        sentinel_kwargs = {
-            "socket_timeout": seconds,
-            "socket_connect_timeout": seconds,
-            "retry": no_retry,
-            "protocol": 2,
-            **kwargs.pop("sentinel_kwargs", {}),
-        }
-        for_sentinels = {
-            name: kwargs.pop(name)
-            for name in ("sentinels", "min_other_sentinels", "force_master_ip")
-            if name in kwargs
-        }
-        manager = module.Sentinel(**for_sentinels, sentinel_kwargs=sentinel_kwargs)
-        return module.SentinelConnectionPool(kwargs.pop("service_name"), manager, **kwargs)
+    def _kwargs_for(self, master: Node, with_tls: type) -> dict[str, Any]:
+        kwargs = {**self._master, "host": master[0], "port": master[1]}
+        if kwargs.pop("ssl", False):
+            kwargs["connection_class"] = with_tls
+        return kwargs
+
+    def _read_sentinels(self, location: Mapping[str, Any]) -> tuple[Setting, dict[str, Any]]:
+        kwargs = self._kwargs(location)
+        for name in NOT_FOR_MASTERS:
+            kwargs.pop(name, None)
+        setting = Setting(
+            service_name=kwargs.pop("service_name"),
+            sentinels=[(host, int(port)) for host, port in kwargs.pop("sentinels")],
+            sentinel_kwargs=dict(kwargs.pop("sentinel_kwargs", None) or {}),
+            min_other_sentinels=kwargs.pop("min_other_sentinels", 0),
+            force_master_ip=kwargs.pop("force_master_ip", None),
+        )
+        return setting, kwargs
+
+
+def site_of(prefix: str, database: int = 0) -> str:
+    """What stands in front of the topics of one site: pub/sub knows no databases."""
+    return f"{prefix}db{database}"
 
 
 def _server_of_url(location: str) -> str:
@@ -146,7 +162,7 @@ def connections_of(options: Mapping[str, Any], default: int) -> int:
     return number
 
 
-def _server_of_sentinels(location: dict[str, Any]) -> str:
+def _server_of_sentinels(location: Mapping[str, Any]) -> str:
     sentinels, name = location.get("sentinels"), location.get("service_name")
     try:
         addresses = ", ".join(f"{host}:{int(port)}" for host, port in sentinels or ())
@@ -161,8 +177,8 @@ def _server_of_sentinels(location: dict[str, Any]) -> str:
 
 def cause(error: Exception) -> str:
     """For logs and errors: never empty, and without passwords."""
-    if isinstance(error, (MasterNotFound, AsyncMasterNotFound)):
-        return "no sentinel knows a master that is up"  # redis-py's text shows more
+    if isinstance(error, redis.TimeoutError):
+        return f"no answer ({error})"
     return str(error) or type(error).__name__
 
 
@@ -177,60 +193,14 @@ async def connect(pool: Any) -> Any:
     except BaseException:
         await abort(connection)
         raise
-    finally:
-        await _leave_sentinels(pool)
     return connection
 
 
-def connect_sync(pool: Any, connection: Any, seconds: float) -> None:
+def connect_sync(connection: Any, seconds: float) -> None:
     """Connect within ``seconds``, of which connecting and what follows (TLS, AUTH) may have
     half each."""
     connection.socket_connect_timeout = connection.socket_timeout = seconds / 2
-    try:
-        connection.connect()
-    finally:
-        _leave_sentinels_sync(pool)
-
-
-async def is_right_server(pool: Any, connection: Any) -> bool:
-    """Whether the sentinels still name this server as the master; true without sentinels.
-
-    A master that is cut off from them lives on, and others have gone to the new one.
-    """
-    if not hasattr(pool, "sentinel_manager"):
-        return True
-    try:
-        master = await pool.sentinel_manager.discover_master(pool.service_name)
-    except redis.RedisError:
-        return True  # nobody knows better
-    finally:
-        await _leave_sentinels(pool)
-    return bool(master == (connection.host, connection.port))
-
-
-def is_right_server_sync(pool: Any, connection: Any) -> bool:
-    if not hasattr(pool, "sentinel_manager"):
-        return True
-    try:
-        master = pool.sentinel_manager.discover_master(pool.service_name)
-    except redis.RedisError:
-        return True
-    finally:
-        _leave_sentinels_sync(pool)
-    return bool(master == (connection.host, connection.port))
-
-
-async def _leave_sentinels(pool: Any) -> None:
-    """They are asked now and then, and no connection to them is kept in between."""
-    if hasattr(pool, "sentinel_manager"):
-        for sentinel in pool.sentinel_manager.sentinels:
-            await sentinel.aclose()
-
-
-def _leave_sentinels_sync(pool: Any) -> None:
-    if hasattr(pool, "sentinel_manager"):
-        for sentinel in pool.sentinel_manager.sentinels:
-            sentinel.close()
+    connection.connect()
 
 
 async def abort(connection: Any) -> None:
