@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Self
 
-from django_ws.pubsub.backends.base import Backend, Gap
+from django_ws.exceptions import BroadcastError
+from django_ws.pubsub.backends import base
+from django_ws.pubsub.backends.base import Backend, Gap, SyncPublisher
 from django_ws.pubsub.backends.redis import RedisBackend
 from django_ws.pubsub.backends.redis_listener import Listener
+from django_ws.pubsub.backends.redis_location import site_of
 
 SECONDS = 20.0  # the longest that a test waits for anything
+
+
+def channel_of(prefix: str, topic: str) -> bytes:
+    """What a topic in database 0 is called in Redis."""
+    return base.channel_of(site_of(prefix), topic)
 
 
 async def eventually(condition: Callable[[], Any], what: str = "it") -> Any:
@@ -20,6 +29,16 @@ async def eventually(condition: Callable[[], Any], what: str = "it") -> Any:
             if result := condition():
                 return result
             await asyncio.sleep(0.005)
+
+
+async def until_taken(publisher: SyncPublisher, message: tuple[str, bytes]) -> None:
+    """Publish to a server that is back, as soon as it has answered a probe."""
+    async with asyncio.timeout(SECONDS):
+        while True:
+            with suppress(BroadcastError):
+                await asyncio.to_thread(publisher.publish, [message])
+                return
+            await asyncio.sleep(0.02)
 
 
 class Listening:

@@ -12,7 +12,7 @@ from pytest_django import Settings
 from django_ws import WebSocketHandler, abroadcast
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub import lane, outbox
-from django_ws.pubsub.backends import redis
+from django_ws.pubsub.backends import base
 from django_ws.pubsub.hubs import running_hub
 from django_ws.testing import WebSocketClient
 from tests.asgi_peer import PATH, client, the_handler, turns, until
@@ -67,7 +67,7 @@ async def test_a_frozen_redis_fails_every_broadcast_in_its_own_time_and_holds_up
                 errors.append(error)
 
     errors: list[BroadcastError] = []
-    for module in (outbox, redis):
+    for module in (outbox, base):
         monkeypatch.setattr(module, "PUBLISH_SECONDS", 0.5)
     monkeypatch.setattr(lane, "MAX_BATCH", 1)
     async with client(FromThread) as ws:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -15,12 +16,13 @@ import pytest
 import redis
 
 from django_ws.exceptions import BroadcastError
-from django_ws.pubsub.backends import redis_listener
-from django_ws.pubsub.backends.base import channel_of
-from django_ws.pubsub.backends.redis import RedisBackend, RedisPublisher, _Slot
-from django_ws.pubsub.backends.redis_listener import Listener, _send
+from django_ws.pubsub import Publisher
+from django_ws.pubsub.backends import redis_replies
+from django_ws.pubsub.backends.redis import RedisBackend, RedisPublisher
+from django_ws.pubsub.backends.redis_listener import Listener
 from django_ws.pubsub.backends.redis_location import Location, abort, connect
-from tests.pubsub.listening import Listening, eventually
+from django_ws.pubsub.backends.redis_replies import send
+from tests.pubsub.listening import Listening, channel_of, eventually
 from tests.redis_server import RedisServer, until
 
 
@@ -70,6 +72,36 @@ async def test_the_prefix_keeps_sites_apart(server: RedisServer, prefix: str) ->
         await there.has(messages=1)
         assert here.messages == [("room", b"for a")]
         assert there.messages == [("room", b"for the other")]
+
+
+async def test_sites_in_other_databases_are_other_sites(server: RedisServer, prefix: str) -> None:
+    """Redis' pub/sub itself knows no databases."""
+    locations = [
+        (server.url, {}),
+        (server.url.removesuffix("/0") + "/1", {}),
+        (server.url.removesuffix("/0"), {"db": 2}),
+        (f"{server.unix_url}?db=11", {}),
+    ]
+    async with AsyncExitStack() as stack:
+        sites = [
+            await stack.enter_async_context(
+                Listening(location, "room", prefix=site, options=options)
+            )
+            for location, options in locations
+            for site in (prefix, f"{prefix}1", f"{prefix}db1")
+        ]
+        for number, site in enumerate(sites):
+            await site.backend.publish("room", b"async %d" % number)
+        numbers = iter(range(len(sites)))
+        for location, options in locations:
+            for site_prefix in (prefix, f"{prefix}1", f"{prefix}db1"):
+                with Publisher(location, prefix=site_prefix, options=options) as publisher:
+                    publisher.broadcast("room", b"sync %d" % next(numbers))
+        for number, site in enumerate(sites):
+            await site.has(messages=2)
+            (_, own), (_, published) = site.messages
+            assert own == b"async %d" % number
+            assert published.endswith(b"sync %d" % number)
 
 
 async def test_messages_to_topics_that_nobody_asked_for_do_not_arrive(
@@ -137,7 +169,7 @@ async def test_who_reads_the_stream_slowly_stops_the_reading_and_loses_nothing(
 async def test_without_hiredis(
     server: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_listener, "hiredis", None)
+    monkeypatch.setattr(redis_replies, "hiredis", None)
     async with Listening(server.url, "a", "b", prefix=prefix) as here:
         await here.backend.publish_many([("a", b"1"), ("b", b"2"), ("a", b"3")])
         await here.has(messages=3)
@@ -249,10 +281,10 @@ async def test_a_subscription_taken_back_at_any_moment_leaves_none(
 async def test_nothing_is_sent_over_a_closed_connection(server: RedisServer) -> None:
     """redis-py would open a new one, and the gap would go unnoticed."""
     connection = await connect(Location(server.url, {}).pool())
-    await _send(connection, "PING")
+    await send(connection, "PING")
     await abort(connection)
     with pytest.raises(redis.ConnectionError, match="closed"):
-        await _send(connection, "PING")
+        await send(connection, "PING")
     assert not connection.is_connected
 
 
@@ -494,7 +526,7 @@ def test_closing_closes_what_is_in_use_as_soon_as_it_is_given_back(
         ]
         for thread in threads:  # two of them wait for a connection
             thread.start()
-        until(lambda: not publisher._slots_of_this_process().free.qsize(), "publishing")
+        until(lambda: not publisher._this_process().free.qsize(), "publishing")
         publisher.close()
     finally:
         server.thaw()
@@ -546,9 +578,8 @@ def test_publishing_needs_no_event_loop_and_works_between_loops(
 
 
 def test_without_sentinels_the_server_stays_the_right_one(
-    server: RedisServer, prefix: str, publisher: RedisPublisher, monkeypatch: pytest.MonkeyPatch
+    server: RedisServer, prefix: str, publisher: RedisPublisher
 ) -> None:
-    monkeypatch.setattr(_Slot, "MASTER_SECONDS", 0)
     publisher.publish([("a", b"1")])
     (before,) = [c["id"] for c in server.clients() if c["name"] == prefix]
     publisher.publish([("a", b"2")])
@@ -558,20 +589,18 @@ def test_without_sentinels_the_server_stays_the_right_one(
 def test_when_the_time_is_up_nothing_more_is_sent(
     server: RedisServer, prefix: str, publisher: RedisPublisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("django_ws.pubsub.backends.redis.PUBLISH_SECONDS", 0)
+    monkeypatch.setattr(publisher._location, "publish_seconds", 0)
     with pytest.raises(BroadcastError, match="no answer in 0 s"):
         publisher.publish([("a", b"1")])
     until(lambda: not connections(server, prefix), "the end of the connection")
     assert calls(server, "publish") == 0
 
 
-def test_all_connections_busy_is_an_error_in_time(
-    server: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("django_ws.pubsub.backends.redis.PUBLISH_SECONDS", 0.5)
-    publisher = RedisPublisher(server.url, prefix, {"max_connections": 1})
+def test_all_connections_busy_is_an_error_in_time(server: RedisServer, prefix: str) -> None:
+    options = {"max_connections": 1, "publish_timeout": 0.5}
+    publisher = RedisPublisher(server.url, prefix, options)
     publisher.publish([("a", b"1")])
-    slots = publisher._slots_of_this_process()
+    slots = publisher._this_process()
     slot = slots.free.get_nowait()  # as another thread would hold it
     with pytest.raises(BroadcastError, match=r"all 1 connections were busy for 0.5 s"):
         publisher.publish([("a", b"2")])

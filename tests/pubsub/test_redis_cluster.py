@@ -12,11 +12,10 @@ import pytest
 from redis.crc import key_slot
 
 from django_ws.exceptions import BroadcastError
-from django_ws.pubsub.backends.base import channel_of
 from django_ws.pubsub.backends.redis import RedisBackend, RedisPublisher
 from django_ws.pubsub.backends.redis_cluster import ClusterBackend, ClusterPublisher
 from django_ws.testing.contract import BackendContract
-from tests.pubsub.listening import Listening, eventually
+from tests.pubsub.listening import Listening, channel_of, eventually
 from tests.redis_cluster import RedisCluster
 from tests.redis_server import RedisServer, free_port
 

@@ -6,17 +6,17 @@ import asyncio
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub import outbox
-from django_ws.pubsub.backends import redis_cluster, redis_cluster_nodes, redis_cluster_publisher
-from django_ws.pubsub.backends.base import channel_of
 from django_ws.pubsub.backends.redis_cluster import ClusterBackend, ClusterPublisher
-from django_ws.pubsub.backends.redis_listener import Listener
+from django_ws.pubsub.backends.redis_listener import SetListener
+from django_ws.pubsub.backends.redis_outage import Outage
 from django_ws.pubsub.outbox import Outbox
-from tests.pubsub.listening import Listening, eventually
+from tests.pubsub.listening import Listening, channel_of, eventually
 from tests.pubsub.test_redis_cluster import masters_of, slot_of, topics_of
 from tests.redis_cluster import SLOTS, RedisCluster
 from tests.redis_server import Proxy, RedisServer, free_port
@@ -125,8 +125,8 @@ def in_thread(publisher: ClusterPublisher) -> Callable[[list[Message]], Awaitabl
 async def test_a_frozen_master_is_noticed_by_its_silence(
     cluster: RedisCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Listener, "PING_SECONDS", 0.3)
-    monkeypatch.setattr(Listener, "PONG_SECONDS", 0.4)
+    monkeypatch.setattr(SetListener, "PING_SECONDS", 0.3)
+    monkeypatch.setattr(SetListener, "PONG_SECONDS", 0.4)
     master = cluster.owner_of(0)
     (topic,) = topics_of(cluster, master, PREFIX)
     async with Listening(cluster.location, topic, prefix=PREFIX) as here:
@@ -141,13 +141,13 @@ async def test_a_frozen_master_is_noticed_by_its_silence(
 
 
 async def test_publishing_to_a_frozen_master_ends_in_time_and_says_where(
-    cluster: RedisCluster, publisher: ClusterPublisher, monkeypatch: pytest.MonkeyPatch
+    cluster: RedisCluster,
 ) -> None:
-    for module in (redis_cluster, redis_cluster_publisher):
-        monkeypatch.setattr(module, "PUBLISH_SECONDS", 1.8)
+    options = {"publish_timeout": 1.8}
+    publisher = ClusterPublisher(cluster.location, PREFIX, options)
     master = cluster.owner_of(0)
     (topic,) = topics_of(cluster, master, PREFIX)
-    async with Listening(cluster.location, prefix=PREFIX) as here:
+    async with Listening(cluster.location, prefix=PREFIX, options=options) as here:
         for publish in (here.backend.publish_many, in_thread(publisher)):
             await publish([(topic, b"before")])  # now it has the map and a connection
         master.freeze()
@@ -160,13 +160,14 @@ async def test_publishing_to_a_frozen_master_ends_in_time_and_says_where(
             assert isinstance(failure.value.__cause__, TimeoutError)
 
         await asyncio.gather(fails(here.backend.publish_many), fails(in_thread(publisher)))
+    publisher.close()
 
 
 async def test_a_frozen_master_holds_up_no_broadcast_to_the_others(
     cluster: RedisCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (redis_cluster, outbox):
-        monkeypatch.setattr(module, "PUBLISH_SECONDS", 2.0)
+    monkeypatch.setattr(outbox, "PUBLISH_SECONDS", 2.0)
+    options = {"publish_timeout": 2.0}
     # The others would replace it, and then it would not hold up anybody.
     for node in cluster.nodes:
         node.ask("CONFIG", "SET", "cluster-node-timeout", 60_000)
@@ -174,7 +175,7 @@ async def test_a_frozen_master_holds_up_no_broadcast_to_the_others(
     (frozen,) = topics_of(cluster, master, PREFIX)
     others = [topics_of(cluster, node, PREFIX)[0] for node in masters_of(cluster)[1:]]
     try:
-        async with Listening(cluster.location, *others, prefix=PREFIX) as here:
+        async with Listening(cluster.location, *others, prefix=PREFIX, options=options) as here:
             sending = Outbox(
                 asyncio.get_running_loop(), here.backend.publish_many, lambda: here.backend
             )
@@ -208,7 +209,7 @@ async def failure(sending: Outbox, topic: str) -> BroadcastError:
 
 async def test_a_message_that_is_refused_takes_no_other_with_it(lone_node: RedisCluster) -> None:
     (node,) = lone_node.nodes
-    node.ask("ACL", "SETUSER", "default", "resetchannels", f"&{PREFIX}?a", f"&{PREFIX}?b")
+    node.ask("ACL", "SETUSER", "default", "resetchannels", f"&{PREFIX}*[ab]")
     try:
         async with Listening(lone_node.location, "a", "b", prefix=PREFIX) as here:
             sent = [("a", b"1"), ("forbidden", b"2"), ("b", b"3")]
@@ -219,6 +220,36 @@ async def test_a_message_that_is_refused_takes_no_other_with_it(lone_node: Redis
             assert here.messages == [("a", b"1"), ("b", b"3")]
     finally:
         node.ask("ACL", "SETUSER", "default", "allchannels")
+
+
+async def test_nodes_that_may_not_be_asked_how_they_are_are_relied_upon(
+    lone_node: RedisCluster,
+) -> None:
+    (node,) = lone_node.nodes
+    node.ask("ACL", "SETUSER", "default", "-cluster|nodes", "-config", "-time")
+    publisher = ClusterPublisher(lone_node.location, PREFIX, {})
+    try:
+        async with Listening(lone_node.location, "a", prefix=PREFIX) as here:
+            for _ in range(2):
+                await here.backend.publish("a", b"async")
+                await asyncio.to_thread(publisher.publish, [("a", b"sync")])
+            await here.has(messages=4)
+    finally:
+        node.ask("ACL", "SETUSER", "default", "+@all")
+    publisher.close()
+
+
+async def test_a_connection_that_the_node_has_closed_is_replaced(lone_node: RedisCluster) -> None:
+    (node,) = lone_node.nodes
+    publisher = ClusterPublisher(lone_node.location, PREFIX, {})
+    async with Listening(lone_node.location, "a", prefix=PREFIX) as here:
+        for n in range(3):
+            await here.backend.publish("a", b"async %d" % n)
+            await asyncio.to_thread(publisher.publish, [("a", b"sync %d" % n)])
+            node.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await here.has(messages=6)
+        assert here.gaps == []
+    publisher.close()
 
 
 async def test_all_is_tried_again_while_the_cluster_is_down(
@@ -266,9 +297,11 @@ async def test_a_slot_that_nobody_serves_is_waited_for(
         await here.has(messages=2)
         node.ask("CLUSTER", "DELSLOTS", slot)
         assert lone_node.subscribed(node) == {channel_of(PREFIX, kept)}
+        assert isinstance(here.backend, ClusterBackend)
         with monkeypatch.context() as patch:
-            for module in (redis_cluster, redis_cluster_publisher):
-                patch.setattr(module, "PUBLISH_SECONDS", 0.5)
+            for nodes in (here.backend._nodes, publisher._nodes):
+                patch.setattr(nodes, "publish_seconds", 0.5)
+                patch.setattr(nodes, "step_seconds", 0.15)
             for publish in ways:
                 with pytest.raises(BroadcastError, match=r"at Redis Cluster.* slot"):
                     await publish([("a", b"in vain")])
@@ -389,17 +422,16 @@ async def test_a_connection_cut_while_it_publishes_is_an_error_and_nothing_is_se
         publisher.close()
 
 
-async def test_nodes_that_accept_and_say_nothing_are_given_up_in_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(redis_cluster_nodes, "STEP_SECONDS", 0.2)
-    monkeypatch.setattr(redis_cluster_publisher, "STEP_SECONDS", 0.2)
-    for module in (redis_cluster, redis_cluster_publisher):
-        monkeypatch.setattr(module, "PUBLISH_SECONDS", 0.3)
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("", 0)) as two:
-        location = [("127.0.0.1", each.getsockname()[1]) for each in (one, two)]
-        publisher = ClusterPublisher(location, PREFIX, {})
-        async with Listening(location, prefix=PREFIX) as here:
+async def test_nodes_that_accept_and_say_nothing_are_given_up_in_time() -> None:
+    options = {"publish_timeout": 0.3}
+    with ExitStack() as stack:
+        silent = [
+            stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            for _ in range(5)  # too many to be asked one after the other
+        ]
+        location = [("127.0.0.1", each.getsockname()[1]) for each in silent]
+        publisher = ClusterPublisher(location, PREFIX, options)
+        async with Listening(location, prefix=PREFIX, options=options) as here:
             for publish in (here.backend.publish_many, in_thread(publisher)):
                 with pytest.raises(BroadcastError, match=r"at Redis Cluster, node 127\.0\.0\.1"):
                     await publish([("a", b"hi")])
@@ -409,12 +441,10 @@ async def test_nodes_that_accept_and_say_nothing_are_given_up_in_time(
 class Interrupted(Exception): ...
 
 
-def test_an_interrupted_publish_leaves_no_answers_behind(
-    lone_node: RedisCluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_publish_leaves_no_answers_behind(lone_node: RedisCluster) -> None:
     """As by a soft time limit of Celery, which raises in the middle of anything."""
     (node,) = lone_node.nodes
-    publisher = ClusterPublisher(lone_node.location, PREFIX, {})
+    publisher = ClusterPublisher(lone_node.location, PREFIX, {"publish_timeout": 2.0})
     publisher.publish([("a", b"before")])
 
     def interrupt(*_: object) -> None:
@@ -430,18 +460,16 @@ def test_an_interrupted_publish_leaves_no_answers_behind(
         signal.signal(signal.SIGALRM, before)
         node.thaw()
     node.ask("CLUSTER", "DELSLOTS", slot_of(PREFIX, "a"))
-    monkeypatch.setattr(redis_cluster_publisher, "PUBLISH_SECONDS", 2.0)
     with pytest.raises(BroadcastError):  # and not the answer to what was interrupted
         publisher.publish([("a", b"refused")])
     publisher.close()
 
 
 def test_a_message_too_large_for_a_frozen_node_to_take_is_given_up(
-    lone_node: RedisCluster, monkeypatch: pytest.MonkeyPatch
+    lone_node: RedisCluster,
 ) -> None:
-    monkeypatch.setattr(redis_cluster_nodes, "STEP_SECONDS", 0.3)
     (node,) = lone_node.nodes
-    publisher = ClusterPublisher(lone_node.location, PREFIX, {})
+    publisher = ClusterPublisher(lone_node.location, PREFIX, {"publish_timeout": 1})
     publisher.publish([("a", b"before")])
     node.freeze()
     with pytest.raises(BroadcastError, match=f"node 127.0.0.1:{node.port}: .*writing"):
@@ -450,10 +478,9 @@ def test_a_message_too_large_for_a_frozen_node_to_take_is_given_up(
 
 
 def test_a_thread_does_not_wait_for_ever_for_another_that_asks_for_the_slots(
-    lone_node: RedisCluster, monkeypatch: pytest.MonkeyPatch
+    lone_node: RedisCluster,
 ) -> None:
-    monkeypatch.setattr(redis_cluster_publisher, "PUBLISH_SECONDS", 0.2)
-    publisher = ClusterPublisher(lone_node.location, PREFIX, {})
+    publisher = ClusterPublisher(lone_node.location, PREFIX, {"publish_timeout": 0.2})
     with publisher._asking, pytest.raises(BroadcastError, match="not taken within"):
         publisher.publish([("a", b"hi")])
     publisher.close()
@@ -506,7 +533,7 @@ async def test_nodes_that_send_a_topic_in_circles_are_not_overrun() -> None:
         while data := await reader.read(65536):
             if b"SLOTS" in data:
                 writer.write(b"*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$9\r\n127.0.0.1\r\n:%d\r\n" % port)
-            elif b"SSUBSCRIBE\r\n$9" in data:  # and not COMMAND INFO
+            elif b"SSUBSCRIBE\r\n$12" in data:  # and not COMMAND INFO
                 asked += 1
                 writer.write(b"-MOVED %d 127.0.0.1:%d\r\n" % (slot_of(PREFIX, "a"), port))
             else:
@@ -528,10 +555,10 @@ async def test_a_node_that_turns_out_to_be_older_gets_plain_pubsub() -> None:
             if b"SLOTS" in data:
                 slots = b"*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$9\r\n127.0.0.1\r\n:%d\r\n"
                 writer.write(slots % port)
-            elif b"\r\n$10\r\nSSUBSCRIBE\r\n$9" in data:
+            elif b"\r\n$10\r\nSSUBSCRIBE\r\n$12" in data:
                 writer.write(b"-ERR unknown command 'SSUBSCRIBE'\r\n")
             elif b"\r\n$9\r\nSUBSCRIBE\r\n" in data:
-                writer.write(b"*3\r\n$9\r\nsubscribe\r\n$9\r\nfaults:\xffa\r\n:1\r\n")
+                writer.write(b"*3\r\n$9\r\nsubscribe\r\n$12\r\nfaults:db0\xffa\r\n:1\r\n")
             else:
                 writer.write(b"+OK\r\n" * data.count(b"*"))
         writer.close()
@@ -545,9 +572,9 @@ async def test_a_node_that_turns_out_to_be_older_gets_plain_pubsub() -> None:
 async def test_a_stream_that_nobody_reads_stops_the_reading_and_loses_nothing(
     lone_node: RedisCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Listener, "MAX_WAITING_BYTES", 100_000)
-    monkeypatch.setattr(Listener, "PING_SECONDS", 0.05)
-    monkeypatch.setattr(Listener, "PONG_SECONDS", 0.05)
+    monkeypatch.setattr(SetListener, "MAX_WAITING_BYTES", 100_000)
+    monkeypatch.setattr(SetListener, "PING_SECONDS", 0.05)
+    monkeypatch.setattr(SetListener, "PONG_SECONDS", 0.05)
     (node,) = lone_node.nodes
     backend = ClusterBackend(lone_node.location, PREFIX, {})
     await backend.connect()
@@ -603,7 +630,7 @@ async def test_answers_that_were_on_their_way_are_told_apart(lone_node: RedisClu
 async def test_nobody_there_is_told_once_and_tried_with_growing_waits(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Listener, "FIRST_REMINDER", 0.3)
+    monkeypatch.setattr(Outage, "FIRST_REMINDER", 0.3)
     location = [("127.0.0.1", free_port())]
     async with Listening(location, prefix=PREFIX) as here:
         waiting = asyncio.ensure_future(here.backend.subscribe(["a"]))

@@ -19,6 +19,7 @@ from redis.exceptions import (
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends.base import channel_of
 from django_ws.pubsub.backends.redis_cluster import ClusterBackend, ClusterPublisher
+from django_ws.pubsub.backends.redis_cluster_contact import LostContact
 from django_ws.pubsub.backends.redis_cluster_delivery import MAX_REDIRECTIONS, Delivery, Message
 from django_ws.pubsub.backends.redis_cluster_nodes import Nodes
 from django_ws.pubsub.backends.redis_cluster_slots import Slots
@@ -261,6 +262,36 @@ def test_a_node_that_failed_is_asked_last(slots: Slots) -> None:
     sending.failed(A, [MESSAGE], OSError("reset"))
     assert slots.is_stale
     assert slots.candidates()[-1] == A
+
+
+def test_a_node_that_may_have_been_replaced_is_not_sent_to(slots: Slots) -> None:
+    sending = delivery(slots)
+    sending.adrift(A, [MESSAGE], LostContact())
+    sending.end_round()
+    assert sending.needs_slots
+    assert sending.wait
+    assert slots.candidates()[-1] == A
+    with pytest.raises(BroadcastError, match=r"node 10\.0\.0\.1:7000: the node has lost contact"):
+        sending.end()
+
+
+def test_what_such_a_node_has_taken_is_an_error(slots: Slots) -> None:
+    sending = Delivery(slots, "", [(TOPICS[0], b"1"), (TOPICS[0], b"2"), (TOPICS[0], b"3")])
+    ((node, batch),) = sending.begin_round().items()
+    sending.taken(batch[0])
+    sending.refused(node, batch[1], NoPermissionError("no"))
+    sending.refused(node, batch[2], ClusterDownError("down"))
+    sending.doubted(node, batch, LostContact())
+    assert sending.left == [batch[2]]
+    sending.end_round()
+    ((node, left),) = sending.begin_round().items()
+    sending.taken(left[0])
+    with pytest.raises(BroadcastError) as failure:
+        sending.end()
+    assert {n: error.reason for n, error in failure.value.errors.items()} == {
+        0: str(LostContact()),
+        1: "no",
+    }
 
 
 def test_an_unreachable_node_is_tried_twice(slots: Slots) -> None:

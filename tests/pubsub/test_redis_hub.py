@@ -12,10 +12,9 @@ from pytest_django import Settings
 
 from django_ws import WebSocketHandler, abroadcast, broadcast
 from django_ws.pubsub import Publisher
-from django_ws.pubsub.backends.base import channel_of
 from django_ws.testing import WebSocketClient
 from tests.asgi_peer import PATH, SECONDS, client, route, the_handler
-from tests.pubsub.listening import eventually
+from tests.pubsub.listening import channel_of, eventually
 from tests.redis_server import RedisServer
 
 MEGABYTE = 1_000_000
