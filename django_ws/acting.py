@@ -11,13 +11,13 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from concurrent.futures import Future
+from contextvars import Context
 from typing import Any, Generic, TypeVar
 
+from django_ws import conf
 from django_ws.exceptions import ConnectionClosed, SendTimeout
 
 T = TypeVar("T")
-
-BLOCKING_CALL_SECONDS = 10.0
 
 
 class Done(Awaitable[T], Generic[T]):
@@ -54,6 +54,12 @@ if sys.version_info >= (3, 12):  # pragma: no cover - coverage is measured on 3.
     from asyncio import current_task
 
     current_task_of = current_task
+
+    async def own_context() -> Context:
+        """The context of the running task; not a copy."""
+        task = current_task()
+        assert task is not None
+        return task.get_context()
 else:
     from asyncio.tasks import _current_tasks  # type: ignore[attr-defined]
 
@@ -63,6 +69,22 @@ else:
         """The task that runs. Raises ``RuntimeError`` outside an event loop."""
         task: asyncio.Task[Any] | None = _current_tasks.get(asyncio.get_running_loop())
         return task
+
+    async def own_context() -> Context:
+        """The context of the running task; not a copy. Costs one turn of the event loop."""
+        loop = asyncio.get_running_loop()
+        waiter = loop.create_future()
+        found: list[Context] = []
+
+        def look() -> None:
+            if not waiter.done():  # by a cancellation
+                [(_, context)] = waiter._callbacks  # the task's, which waits
+                found.append(context)
+                waiter.set_result(None)
+
+        loop.call_soon(look, context=Context())
+        await waiter
+        return found[0]
 
 
 class Failed(Awaitable[Any]):
@@ -145,17 +167,18 @@ def act(
     """Start an action in ``loop`` from wherever this is called.
 
     ``start`` is called once, in the loop. In a thread without an event loop this blocks until
-    the action is over, at most 10 s, and raises ``SendTimeout`` (the action goes on) after
-    that, or whatever the action raised.
+    the action is over, at most ``WS_SEND_TIMEOUT``, and raises ``SendTimeout`` (the action goes
+    on) after that, or whatever the action raised.
     """
     try:
         running = asyncio.get_running_loop()
     except RuntimeError:
         result = _submit(loop, start)
+        seconds = conf.get().ws_send_timeout
         try:
-            return Done(result.result(BLOCKING_CALL_SECONDS))
+            return Done(result.result(seconds))
         except TimeoutError:
-            raise SendTimeout(name, BLOCKING_CALL_SECONDS) from None
+            raise SendTimeout(name, seconds) from None
     if running is loop:
         return start()
     return Elsewhere(_submit(loop, start))

@@ -8,27 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections import OrderedDict
 from http import HTTPStatus
 from weakref import WeakKeyDictionary
 
 from django_ws import conf
 from django_ws.connection import CONNECTING, Connection
+from django_ws.retry import retry_after
 from django_ws.throttled_log import ThrottledLog
 
 logger = logging.getLogger("django.ws.request")
 
 WAITING_FOR_EACH = 100  # handshakes that may wait, for each that may be under way
-RETRY_SECONDS = 10  # clients that are turned away shall not all come back in the same second
 
 _turned_away = ThrottledLog(logger, logging.WARNING, "handshakes refused for WS_MAX_HANDSHAKES")
 
 
 def turn_away(connection: Connection) -> None:
     """Answer a handshake with 503 and a ``Retry-After`` of 1 to 10 seconds."""
-    retry_after = str(random.randint(1, RETRY_SECONDS))
-    connection.refuse(503, HTTPStatus.SERVICE_UNAVAILABLE.phrase, [("Retry-After", retry_after)])
+    headers = [("Retry-After", str(retry_after()))]
+    connection.refuse(503, HTTPStatus.SERVICE_UNAVAILABLE.phrase, headers)
 
 
 class Gate:

@@ -20,6 +20,7 @@ from django_ws.lifespan import lifespan
 from django_ws.limits import limits
 from django_ws.middleware.chain import chain
 from django_ws.origin import Refusal, check_origin
+from django_ws.pages import serve_page
 from django_ws.request import WebSocketRequest
 from django_ws.throttled_log import ThrottledLog
 from django_ws.types import ASGIApplication, Receive, Scope, Send
@@ -65,7 +66,7 @@ class WebSocketApplication:
             case "lifespan":
                 await lifespan(scope, receive, send, self.http_app)
             case _:
-                await self._http(scope, receive, send)
+                await serve_page(self._http, scope, receive, send)
 
 
 async def new_handler(scope: Scope, receive: Receive, send: Send) -> WebSocketHandler | None:

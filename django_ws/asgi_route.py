@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
@@ -37,7 +37,9 @@ class ASGIApplicationHandler(WebSocketHandler):
         super().__init__(connection, request, args, kwargs)
         self.application = application
 
-    def subscribe(self, topics: str | Iterable[str]) -> Awaitable[None]:
+    def subscribe(
+        self, topics: str | Iterable[str], handler: Callable[[str, Any], Any] | None = None
+    ) -> Awaitable[None]:
         """Raises ``StateError``: what is broadcast could not be sent past the application."""
         raise StateError("subscribe() on a route of an ASGI application: it has the connection")
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Coroutine, Mapping, Sequence
-from contextvars import Context
+from contextvars import Context, copy_context
 from functools import partial
+from threading import get_ident
 from typing import Any
 
 from django_ws.calls import Calls, Handler
@@ -44,23 +45,39 @@ class Background:
             task_id, function, args or (), kwargs or {}, on_end, self._own_context()
         )
 
-    def start(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        """Start a task of the library itself."""
-        context = self._own_context()
-        task = self._connection.loop.create_task(coroutine, name=name, context=context)
+    def start(
+        self, coroutine: Coroutine[Any, Any, None], name: str, *, is_alone: bool = True
+    ) -> asyncio.Task[None]:
+        """Start a task of the library itself, for a hook: in the connection's own context.
+
+        In a copy of it where the hook is not alone, but may overlap another one.
+        """
+        context = self._calls.context
+        if context is None or not is_alone:
+            context = self._own_context()
+        # Not loop.create_task(): an eager factory would run it inside of another hook's step.
+        task = asyncio.Task(coroutine, loop=self._connection.loop, name=name, context=context)
         self.side.add(task)
         task.add_done_callback(self.side.discard)
         return task
 
-    def _own_context(self) -> Context | None:
-        """None inside the connection's tasks, whose variables a new task inherits.
+    def _own_context(self) -> Context:
+        """A copy of the current context where that belongs to this connection.
 
-        Called from elsewhere (a thread, another connection, a timer), a task gets the
-        connection's own context and not the caller's: its sync work counts to this connection.
+        Called from elsewhere (another connection, a timer, a thread of the user's), a task gets a
+        copy of the connection's own context: its sync work counts to this connection.
         """
-        if is_own_sync_work(self._connection.sync_work):
-            return None
-        return self._connection.outbound.context.copy()
+        own = self._calls.context or self._connection.outbound.context
+        if not is_own_sync_work(self._connection.sync_work):
+            return own.copy()
+        context = copy_context()
+        # Called from a sync hook, this has the variables of its thread. What Django keeps in
+        # ``asgiref.local.Local`` (the language, the time zone) is hidden from all other threads.
+        for variable, value in context.items():
+            is_hidden = getattr(value, "thread_id", get_ident()) != get_ident()
+            if is_hidden and type(value).__module__ == "asgiref.local" and variable in own:
+                context.run(variable.set, own[variable])
+        return context
 
     def _ended(self, task_id: str, callback: TaskCallback | None, task: StartedTask) -> None:
         error: BaseException | None

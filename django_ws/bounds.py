@@ -105,7 +105,8 @@ class Bounds:
         )
         inbound.hook_starts()
         try:
-            await self._calls.call("on_rate_limited")
+            async with self._calls.turn():
+                await self._calls.call("on_rate_limited")
         finally:
             self._calls.place = "on_message"
             inbound.hook_ends()

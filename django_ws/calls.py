@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from contextvars import Context
 from http import HTTPStatus
 from typing import Any, ClassVar, Literal, Protocol
 
-from asgiref.sync import sync_to_async
+from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.core.exceptions import BadRequest, PermissionDenied, SuspiciousOperation
 from django.http import Http404
 
-from django_ws.close_codes import CloseCode
+from django_ws.close_codes import CloseCode, close_code_of
 from django_ws.codecs import Codec
 from django_ws.connection import CONNECTING, OPEN, Connection
-from django_ws.exceptions import ConnectionClosed, MessageDropped, Reject
+from django_ws.exceptions import ConnectionClosed, InvalidMessage, MessageDropped, Reject
 from django_ws.hooks import Hooks
 from django_ws.reporting import debug_reason, report_error
 from django_ws.request import WebSocketRequest
@@ -25,9 +27,13 @@ from django_ws.throttled_log import ThrottledLog
 logger = logging.getLogger("django.ws.request")
 
 _suspicious = ThrottledLog(logger, logging.WARNING, "suspicious handshakes")
+_invalid = ThrottledLog(logger, logging.WARNING, "messages that a handler found invalid")
+_refusals = ThrottledLog(logger, logging.WARNING, "connections closed by what a hook raised")
 
 MIDDLEWARE = "the middleware"
 LOG_IN = "the check of the log-in"
+TOPIC_HANDLER = "the handler of the topic "
+BROADCASTS = {"on_broadcast", "on_broadcast_gap"}
 # Where an exception reaches no ``on_error``: no hook runs before the client may connect.
 _WITHOUT_ON_ERROR = {MIDDLEWARE, LOG_IN, "authenticate_first", "authorize", "on_error"}
 
@@ -36,7 +42,9 @@ class Handler(Protocol):
     """What the machinery needs of the user's handler, besides its hooks."""
 
     PROCESS_CANCEL_ERRORS: bool
+    accept_headers: Sequence[tuple[str, str]]
     codec: Codec
+    concurrent_broadcasts: bool
     first_message_seconds: float
     hooks: ClassVar[Hooks]
     idle_timeout: float | None
@@ -65,28 +73,44 @@ class Handler(Protocol):
 
 
 class Calls:
-    """The calls into one handler. ``place`` names what runs now, for the log."""
+    """The calls into one handler. ``place`` names what runs now, for the log.
 
-    __slots__ = ("_connection", "_handler", "place")
+    Hooks do not overlap. ``turns`` is locked while one runs; it is None where no other task than
+    the connection's own calls any. ``context`` is that of the connection: every hook runs in it.
+    """
+
+    __slots__ = ("_connection", "_handler", "context", "place", "turns")
 
     def __init__(self, handler: Handler, connection: Connection) -> None:
         self._handler = handler
         self._connection = connection
         self.place = MIDDLEWARE
+        self.context: Context | None = None  # as long as only the middleware runs
+        self.turns: asyncio.Lock | None = None
+
+    def take_turns(self, *, is_locked: bool) -> None:
+        """From now on hooks are called from several tasks; ``is_locked``: one runs right now."""
+        if self.turns is None:
+            self.turns = asyncio.Lock()
+            if is_locked:
+                with suppress(StopIteration):  # it is free, so nothing is waited for
+                    self.turns.acquire().send(None)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait until no other hook runs, and let none run meanwhile."""
+        if self.turns is not None:
+            await self.turns.acquire()
+        try:
+            yield
+        finally:
+            if self.turns is not None:  # the hook may have made it
+                self.turns.release()
 
     def function(self, name: str) -> Callable[..., Awaitable[Any]]:
         """A hook as a coroutine function, in a thread where it is a plain function."""
         function: Callable[..., Any] = getattr(self._handler, name)
-        if name not in self._handler.hooks.sync:
-            return function
-        in_thread = sync_to_async(function)
-
-        async def hook(*args: Any) -> None:
-            result = await in_thread(*args)
-            if inspect.isawaitable(result):  # a plain function around a coroutine function
-                await result
-
-        return hook
+        return _threaded(function) if name in self._handler.hooks.sync else function
 
     async def call(self, name: str, *args: Any) -> None:
         """Run one hook; an exception in it is answered. Only cancellations come out."""
@@ -94,11 +118,24 @@ class Calls:
         await self.call_beside(name, *args)
 
     async def call_beside(self, name: str, *args: Any) -> None:
-        """As ``call``, while another hook may be running: ``place`` stays that one's."""
+        """As ``call``, from another task than the connection's own: ``place`` stays as it is."""
+        await self.call_function(name, self.function(name), *args)
+
+    async def call_topic_handler(
+        self, function: Callable[[str, Any], Any], topic: str, message: Any
+    ) -> None:
+        """As ``call_beside``, for what was given to ``subscribe``."""
+        if not iscoroutinefunction(function):
+            function = _threaded(function)
+        await self.call_function(f"{TOPIC_HANDLER}{topic!r}", function, topic, message)
+
+    async def call_function(
+        self, place: str, function: Callable[..., Awaitable[Any]], *args: Any
+    ) -> None:
         try:
-            await self.function(name)(*args)
+            await function(*args)
         except (Exception, asyncio.CancelledError) as error:
-            await self.failed(name, error)
+            await self.failed(place, error)
 
     async def failed(self, place: str, error: BaseException) -> None:
         """Answer an exception in the user's code; raise a cancellation of the connection again."""
@@ -111,21 +148,12 @@ class Calls:
             logger.debug("WebSocket %s: %s ended by the close", connection.path, place)
         elif is_answered and isinstance(error, MessageDropped):  # counted and warned of already
             logger.debug("WebSocket %s: %s ended by an overflow", connection.path, place)
-        elif isinstance(error, Reject):
-            self._reject(error)
-        elif connection.state is CONNECTING and isinstance(error, PermissionDenied | Http404):
-            self._reject(Reject(403 if isinstance(error, PermissionDenied) else 404))
-        elif connection.state is CONNECTING and isinstance(error, SuspiciousOperation | BadRequest):
-            # The client's fault, as undecodable data is: no traceback, and no mail.
-            name = type(error).__name__
-            _suspicious.log(
-                (connection.path, name, place),
-                "WebSocket %s refused with 400: %s in %s",
-                connection.path,
-                name,
-                place,
-            )
-            self._reject(Reject(400, HTTPStatus(400).phrase))
+        elif is_answered and isinstance(error, InvalidMessage):
+            path = connection.path
+            _invalid.log((path, place), "WebSocket %s: %s (in %s)", path, error, place)
+            await self.call("on_invalid_message", error)
+        elif (rejection := _rejection_of(error)) is not None:
+            self._reject(place, error, rejection)
         else:
             await self.report(place, error)
             if place not in _WITHOUT_ON_ERROR:
@@ -138,16 +166,68 @@ class Calls:
     async def report(self, place: str, error: BaseException) -> None:
         """Log an exception and send Django's signal, once."""
         handler = self._handler
-        await report_error(type(handler), handler.request, handler.id, place, error)
+        await report_error(
+            type(handler),
+            handler.request,
+            handler.id,
+            place,
+            error,
+            is_of_broadcast=place in BROADCASTS or place.startswith(TOPIC_HANDLER),
+        )
 
-    def _reject(self, rejection: Reject) -> None:
-        connection = self._connection
+    def _reject(self, place: str, error: BaseException, rejection: Reject) -> None:
+        """Not the site's fault: no traceback, and no mail to the administrators."""
+        connection, path, name = self._connection, self._connection.path, type(error).__name__
         if connection.state is CONNECTING:
+            if rejection.status == 400 and rejection is not error:
+                _suspicious.log(
+                    (path, name, place),
+                    "WebSocket %s refused with 400: %s in %s",
+                    path,
+                    name,
+                    place,
+                )
             connection.refuse(rejection.status, rejection.reason, rejection.headers)
         elif connection.state is OPEN:
-            code = 4000 + rejection.status
-            known = code in list(CloseCode)
-            connection.close(code if known else CloseCode.POLICY_VIOLATION, rejection.reason)
+            code = close_code_of(rejection.status)
+            _refusals.log(
+                (path, name, place),
+                "WebSocket %s closed with %d: %s in %s",
+                path,
+                code,
+                name,
+                place,
+            )
+            connection.close(code, rejection.reason)
+        else:
+            logger.debug("WebSocket %s: %r in %s, after the end", path, error, place)
+
+
+def _rejection_of(error: BaseException) -> Reject | None:
+    """What Django's own exceptions for a refused request mean here, as in a view."""
+    match error:
+        case Reject():
+            return error
+        case PermissionDenied():
+            return Reject(403)
+        case Http404():
+            return Reject(404)
+        case SuspiciousOperation() | BadRequest() | InvalidMessage():
+            return Reject(400, HTTPStatus(400).phrase)
+        case _:
+            return None
+
+
+def _threaded(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
+    """A plain function as a coroutine function that runs it in a thread."""
+    in_thread = sync_to_async(function)
+
+    async def hook(*args: Any) -> Any:
+        result = await in_thread(*args)
+        # It may be a plain function around a coroutine function.
+        return await result if inspect.isawaitable(result) else result
+
+    return hook
 
 
 def _is_being_cancelled() -> bool:

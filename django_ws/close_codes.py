@@ -28,6 +28,18 @@ class CloseCode(IntEnum):
     RATE_LIMITED = 4429
 
 
+def close_code_of(status: int) -> int:
+    """The close code that stands for an HTTP error status, after the accept."""
+    return int(CloseCode.INTERNAL_ERROR) if status == 500 else 4000 + status
+
+
+def status_of(code: int) -> int:
+    """The HTTP status that stands for a close code, before the accept: 403 for most."""
+    if 4400 <= code < 4600:
+        return code - 4000
+    return 503 if code in (CloseCode.RESTARTING, CloseCode.TRY_AGAIN_LATER) else 403
+
+
 def is_sendable(code: int) -> bool:
     """Whether an endpoint may put this code into a close frame (RFC 6455, 7.4.1 and 7.4.2)."""
     return 3000 <= code <= 4999 or (1000 <= code <= 1014 and code not in (1004, 1005, 1006))

@@ -188,6 +188,7 @@ SETTINGS = {
     "WS_SEND_BUFFER": Setting(
         lambda: 1024 * 1024, _positive_int, "Give bytes, for example 1024 * 1024."
     ),
+    "WS_SEND_TIMEOUT": Setting(lambda: 10.0, seconds, "Give seconds, for example 10."),
     "WS_PING_INTERVAL": Setting(lambda: 59.0, seconds, "Give seconds, for example 59."),
     "WS_CONNECT_TIMEOUT": Setting(lambda: 10.0, seconds, "Give seconds, for example 10."),
     "WS_MAX_HANDSHAKES": Setting(
@@ -245,6 +246,7 @@ class Conf:
     ws_allowed_origins: tuple[str, ...] | None
     ws_max_message_size: int
     ws_send_buffer: int
+    ws_send_timeout: float
     ws_ping_interval: float
     ws_connect_timeout: float
     ws_max_handshakes: int

@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 
 from django_ws import conf
 from django_ws.acting import Failed, act, current_task_of, done
-from django_ws.close_codes import is_sendable
+from django_ws.close_codes import close_code_of, is_sendable, status_of
 from django_ws.exceptions import (
     ConnectionClosed,
     MessageDropped,
@@ -24,9 +24,11 @@ from django_ws.exceptions import (
     WebSocketError,
 )
 from django_ws.frame_extension import extension_of
+from django_ws.headers import encoded_headers
 from django_ws.inbound import STOPPED, Inbound
 from django_ws.outbound import MESSAGE_OVERHEAD, Outbound, data_size
 from django_ws.printable import printable
+from django_ws.retry import retry_after
 from django_ws.sync import SyncWork, own_sync_work
 from django_ws.throttled_log import ThrottledLog
 from django_ws.types import ASGIApplication, Event, Receive, Scope, Send
@@ -66,7 +68,7 @@ class Connection:
 
     __slots__ = (
         "__weakref__", "_closed_future", "_closing", "_is_accepted", "_send", "_sender", "_thread",
-        "close_code", "close_reason", "inbound", "loop", "on_closing", "outbound",
+        "accept_headers", "close_code", "close_reason", "inbound", "loop", "on_closing", "outbound",
         "overflow", "refuse_after_accept", "scope", "state", "subprotocol", "subprotocols",
         "sync_work", "task", "token_subprotocol",
     )  # fmt: skip
@@ -79,7 +81,7 @@ class Connection:
         self._send = send
         self._thread = self.inbound.watch.thread
         self._sender: object = _NOBODY  # the task that may drive the server's send
-        self.sync_work = SyncWork()
+        self.sync_work = SyncWork(self.path)
         own_sync_work(self.sync_work)  # before the outbound buffer keeps this context
         self.outbound = Outbound(
             send, loop, conf.get().ws_send_buffer, scope["path"], extension_of(scope, send)
@@ -90,6 +92,7 @@ class Connection:
         self.subprotocol: str | None = None
         self.subprotocols: Sequence[str] = ()  # those that may be answered
         self.token_subprotocol: str | None = None  # answered for want of others, and told nobody
+        self.accept_headers: Sequence[tuple[str, str]] = ()
         self._is_accepted = False  # early, while the state is still CONNECTING
         self.refuse_after_accept = False  # so that browsers can read the status
         self.overflow: Overflow = "close"
@@ -104,11 +107,13 @@ class Connection:
         status: int,
         body: str = "",
         headers: Iterable[tuple[str, str]] = (),
+        close: tuple[int, str] | None = None,
     ) -> Awaitable[None]:
         """Answer the handshake with an HTTP status; nothing opens. Later calls do nothing.
 
         Servers without the extension ``websocket.http.response`` answer 403 whatever the status.
-        With ``refuse_after_accept`` the socket is accepted and closed with 4000 + status.
+        With ``refuse_after_accept`` the socket is accepted and closed: with the code and the
+        reason of ``close``, by default 4000 + status and the body.
         """
         if self.state is REFUSED:
             return self._closing
@@ -121,15 +126,14 @@ class Connection:
             "headers": [
                 (b"content-type", b"text/plain; charset=utf-8"),
                 (b"content-length", str(len(content)).encode()),
-                *((name.lower().encode("latin-1"), value.encode("latin-1"))
-                  for name, value in headers),
+                *encoded_headers(headers),
             ],
-        }  # fmt: skip
+        }
         self._ended(REFUSED, 1006, "")
         if self.refuse_after_accept:
             if not self._is_accepted:
                 self._put_accept()
-            self._closing = self._put_close(1011 if status == 500 else 4000 + status, body)
+            self._closing = self._put_close(*(close or (close_code_of(status), body)))
             return self._closing
         if "websocket.http.response" not in (self.scope.get("extensions") or {}):
             self._closing = self.outbound.put({"type": "websocket.close", "code": 1000})
@@ -161,6 +165,8 @@ class Connection:
 
     def _put_accept(self) -> Awaitable[None]:
         event: Event = {"type": "websocket.accept"}
+        if self.accept_headers:
+            event["headers"] = encoded_headers(self.accept_headers)
         offered = self.scope.get("subprotocols") or ()
         for name in self.subprotocols:
             if name in offered:
@@ -354,7 +360,9 @@ class Connection:
 
     def _close(self, code: int, reason: str) -> Awaitable[None]:
         if self.state is CONNECTING:
-            return self.refuse(code - 4000 if 4400 <= code < 4600 else 403)
+            status = status_of(code)
+            headers = [("Retry-After", str(retry_after()))] if status == 503 else []
+            return self.refuse(status, reason, headers, close=(code, reason))
         if self.state is OPEN or self.state is HANDED_OVER:
             self._closing = self._put_close(code, reason)
             self._ended(CLOSED, code, reason)

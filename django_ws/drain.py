@@ -13,6 +13,7 @@ from weakref import WeakSet
 
 from django_ws import conf
 from django_ws.admission import admission_of
+from django_ws.counted import counted
 from django_ws.ending import LAST_SECONDS
 from django_ws.lifecycle import Life
 
@@ -57,7 +58,12 @@ async def drain(seconds: float | None = None, budget: float | None = None) -> No
     if budget is not None and budget - config.ws_close_timeout < seconds:
         seconds = max(0.0, budget - config.ws_close_timeout)
         why = f", not over WS_DRAIN_SECONDS: there are {budget:g} s for all, WS_CLOSE_TIMEOUT in it"
-    logger.info("Draining: %d sockets are closed over %g s%s", len(ours), seconds, why)
+    logger.info(
+        "Draining: %s closed over %g s%s",
+        counted(len(ours), "connection is", "connections are"),
+        seconds,
+        why,
+    )
     await _close_all(ours, seconds)
     rest = config.ws_close_timeout + 3 * LAST_SECONDS
     if budget is not None:
@@ -93,8 +99,10 @@ async def _await_end(loop: asyncio.AbstractEventLoop, seconds: float) -> None:
         await asyncio.sleep(LOOK_SECONDS)
     if left:
         logger.warning(
-            "Draining: %d connections have not ended, and are cancelled: %s",
-            len(left),
+            "Draining: %s cancelled: %s",
+            counted(
+                len(left), "connection has not ended, and is", "connections have not ended, and are"
+            ),
             ", ".join(sorted({life.connection.path for life in left})),
         )
         for life in left:

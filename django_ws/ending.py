@@ -35,7 +35,7 @@ class Ending:
 
     __slots__ = (
         "_background", "_cancels", "_deadline", "_finishing", "_is_handed_over", "_is_started",
-        "_opened", "_subscriptions", "_timer", "calls", "connection", "handler",
+        "_opened", "_subscriptions", "_timer", "calls", "connection", "handler", "is_restarting",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, handler: Handler) -> None:
@@ -48,6 +48,7 @@ class Ending:
         self._opened = False
         self._finishing = False
         self._is_started = False  # on_open has returned
+        self.is_restarting = False
         self._is_handed_over = False  # to an ASGI application, which learns of the end itself
         self._background: Background | None = None
         self._subscriptions: Subscriptions | None = None
@@ -164,7 +165,10 @@ class Ending:
 
     async def _await_background(self, background: Background) -> None:
         await self._wait_or_log(background.tasks.alive)
-        await self._wait_or_log(background.side - {asyncio.current_task()}, LAST_SECONDS)
+        side = background.side - {asyncio.current_task()}
+        await self._wait_or_log(side, LAST_SECONDS)
+        for hook in side:  # one that has not ended would overlap ``on_close``, and outlive it
+            hook.cancel()
 
     async def _call_on_close(self) -> None:
         seconds = max(self._remaining, LAST_SECONDS)

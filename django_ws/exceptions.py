@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from django_ws.headers import checked_headers
 from django_ws.printable import printable
 
 
@@ -56,7 +57,7 @@ class Reject(WebSocketError):
     ``status`` is the HTTP status (400 to 599) the client gets where the server offers
     ``websocket.http.response``; ``reason`` is the body, as text; ``headers`` are more
     response headers, pairs of ``str``. Raised after the accept it closes the connection
-    with 4000 + status where that is a close code of this library, 1008 otherwise.
+    with 4000 + status (1011 for 500), and the reason.
     """
 
     def __init__(
@@ -66,12 +67,7 @@ class Reject(WebSocketError):
             raise ValueError(f"Reject(status={status!r}): use an HTTP error status, 400 to 599")
         self.status = status
         self.reason = reason
-        self.headers = tuple(headers)
-        for name, value in self.headers:
-            if not (isinstance(name, str) and isinstance(value, str)):
-                raise TypeError(f"Reject(headers=...): {name!r}: {value!r} is not a pair of str")
-            if not (name + value).isprintable() or max(map(ord, name + value)) > 255:
-                raise ValueError(f"Reject(headers=...): {name!r}: {value!r} cannot be sent")
+        self.headers = checked_headers("Reject(headers=...)", headers)
         super().__init__(f"handshake refused with {status}{': ' + reason if reason else ''}")
 
 
@@ -102,6 +98,20 @@ class DecodeError(WebSocketError, ValueError):
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__(f"cannot decode the message: {reason}")
+
+
+class InvalidMessage(WebSocketError, ValueError):
+    """The handler's own code has found a message of the client's malformed; ``reason`` says why.
+
+    Raised in a hook it is the client's fault and no error of the site's: it is logged as a
+    WARNING without a traceback, and ``on_invalid_message`` decides; by default the connection is
+    closed with 1008 and the reason, which the client can read. Before the accept the handshake
+    is refused with 400.
+    """
+
+    def __init__(self, reason: str = "") -> None:
+        self.reason = reason
+        super().__init__(f"invalid message: {printable(reason)}" if reason else "invalid message")
 
 
 class StateError(WebSocketError, RuntimeError):

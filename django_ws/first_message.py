@@ -15,8 +15,9 @@ from asgiref.sync import sync_to_async
 from django_ws import conf
 from django_ws.admission import admission_of
 from django_ws.connection import CONNECTING
-from django_ws.exceptions import ConnectionClosed, DecodeError
+from django_ws.exceptions import ConnectionClosed, DecodeError, InvalidMessage
 from django_ws.frames import without_frames
+from django_ws.headers import checked_headers
 from django_ws.limits import limits
 from django_ws.outbound import data_size
 from django_ws.restarting import Restarting
@@ -41,6 +42,11 @@ class FirstMessage(Restarting):
         self._set_timer(connection.loop.call_later(seconds, self._no_first_message))
         admission_of(connection.loop).leave(connection)  # clients that say nothing hold no place
         try:
+            self._set_accept_headers()
+        except Exception as error:
+            await self.calls.failed("accept_headers", error)
+            return False
+        try:
             await connection.accept_early()
         except ConnectionClosed:
             connection.client_left({"type": "websocket.disconnect", "code": 1006})
@@ -55,7 +61,7 @@ class FirstMessage(Restarting):
         login = None
         try:
             login = await self._login_of(event)
-        except DecodeError:
+        except (DecodeError, InvalidMessage):
             pass
         except Exception as error:
             await self.calls.failed("authenticate_first", without_frames(error))
@@ -69,6 +75,13 @@ class FirstMessage(Restarting):
         request.login, request.user = login, login.user
         limits.admit(connection, request)
         return connection.state is CONNECTING
+
+    def _set_accept_headers(self) -> None:
+        """Raises ``TypeError`` or ``ValueError`` for headers that cannot be sent."""
+        given = self.handler.accept_headers
+        if given:
+            place = f"{type(self.handler).__qualname__}.accept_headers"
+            self.connection.accept_headers = checked_headers(place, given)
 
     async def _login_of(self, event: Event) -> Login | None:
         data = event.get("text")

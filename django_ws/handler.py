@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Literal, cast
+from weakref import WeakMethod
 
 from django.utils.timezone import now
 
 from django_ws import conf
 from django_ws.acting import Done, Failed, act, done
 from django_ws.codecs import Codec, JSONCodec, TextCodec
-from django_ws.connection import OPEN, Connection, Overflow
-from django_ws.exceptions import DecodeError, EncodeError, Reject, StateError
+from django_ws.connection import CONNECTING, OPEN, Connection, Overflow
+from django_ws.exceptions import DecodeError, EncodeError, InvalidMessage, Reject, StateError
 from django_ws.hooks import Hooks, hooks_of
 from django_ws.lifecycle import Life
+from django_ws.printable import printable
 from django_ws.pubsub.envelope import seal
 from django_ws.pubsub.hubs import hub_of
 from django_ws.pubsub.topics import check_topics
@@ -29,6 +33,11 @@ from django_ws.tasks import (
     sleep_loop,
     too_late,
 )
+from django_ws.throttled_log import ThrottledLog
+
+logger = logging.getLogger("django.ws.request")
+
+_closed_early = ThrottledLog(logger, logging.INFO, "calls of close() before the accept")
 
 PING_TASK = "ping"
 _text = TextCodec()
@@ -43,12 +52,13 @@ class WebSocketHandler:
 
     Every acting method (``send``, ``close``, ``reject``, ``start_task``, ``cancel_task``)
     starts at the call and may be called from any thread. In the event loop it may be awaited
-    or not; in a sync hook or another thread it blocks until done, at most 10 s (then
-    ``SendTimeout``). Cancelling who awaits it does not take the action back.
+    or not; in a sync hook or another thread it blocks until done, at most ``WS_SEND_TIMEOUT``
+    (10 s; then ``SendTimeout``). Cancelling who awaits it does not take the action back.
     """
 
     codec: Codec = JSONCodec()
     subprotocols: Sequence[str] = ()
+    accept_headers: Sequence[tuple[str, str]] = ()  # more headers of the accept, pairs of str
     max_message_size: int | None = None  # bytes; WS_MAX_MESSAGE_SIZE where None
     rate_limit: str | Literal[False] | None = None  # "20/s"; WS_RATE_LIMIT where None
     idle_timeout: float | None = None  # seconds without a message from the client
@@ -56,6 +66,7 @@ class WebSocketHandler:
     topics: Sequence[str] = ()  # joined from the start
     using: str = "default"  # the alias of WS_BROADCAST
     reject_with: Literal["http", "close"] = "http"
+    concurrent_broadcasts: bool = False  # on_broadcast and on_broadcast_gap may overlap others
     PROCESS_CANCEL_ERRORS = False
 
     first_message_seconds: float = 10.0
@@ -78,6 +89,8 @@ class WebSocketHandler:
         self.args = args
         self.kwargs = kwargs
         self._connection = connection
+        if "unit_of_work" in self.hooks.overridden:
+            connection.sync_work.around = WeakMethod(self.unit_of_work)
         connection.overflow = self.send_overflow
         connection.subprotocols = self.subprotocols
         connection.refuse_after_accept = self.reject_with == "close"
@@ -117,6 +130,13 @@ class WebSocketHandler:
         """The raw data of a binary frame; without this hook the codec decodes it too."""
         return _nothing_to_do
 
+    def on_text(self, text: str) -> Any:
+        """The raw text of a text frame, before the codec: for clients that send a bare ``ping``
+        beside JSON, for example. Returns True where that is all: otherwise the codec decodes it,
+        and ``on_message`` gets it.
+        """
+        return _nothing_to_do
+
     def on_close(self) -> Any:
         """The end: exactly once for each accepted connection, after all tasks have ended.
 
@@ -131,6 +151,13 @@ class WebSocketHandler:
     def on_decode_error(self, error: DecodeError) -> Any:
         """The client sent what the codec cannot decode. By default: close with 1007."""
         return self.close(1007, error.reason)
+
+    def on_invalid_message(self, error: InvalidMessage) -> Any:
+        """A hook has raised ``InvalidMessage``. By default: close with 1008 and its reason.
+
+        Where this does not close, the next message is handled as always.
+        """
+        return self.close(1008, error.reason)
 
     def on_rate_limited(self) -> Any:
         """The client sent more than ``rate_limit`` allows. By default: close with 4429.
@@ -150,24 +177,28 @@ class WebSocketHandler:
     def on_broadcast(self, topic: str, message: Any) -> Any:
         """A broadcast to a topic that this connection has joined. By default: send it on.
 
-        One at a time, in order; it may overlap ``on_message``. Without this hook the encoded
-        data goes to the client without a copy for each connection, which is much faster.
+        One at a time, in order, and in turn with the other hooks: while ``on_message`` runs,
+        broadcasts wait, within ``WS_SEND_BUFFER``. With ``concurrent_broadcasts = True`` it may
+        overlap them. Without this hook the encoded data goes to the client without a copy for
+        each connection, which is much faster, and waits for no hook.
         """
         return self.send(message)
 
     def on_broadcast_gap(self, topics: frozenset[str]) -> Any:
         """Broadcasts to these topics may not have arrived: the backend was away for a while.
 
-        It is back when this is called, in turn with ``on_broadcast``.
+        It is back when this is called, in turn with the other hooks and with ``on_broadcast``,
+        which gets later broadcasts after it. Those that no hook gets are sent on meanwhile.
         """
         return _nothing_to_do
 
     def on_restart(self) -> Any:
         """The server is about to end: the last word to the client may be said here.
 
-        Called as soon as it is known, and beside ``on_message``; the connection stays open,
-        and goes on as always, until its turn comes to be closed with 1012, within
-        ``WS_DRAIN_SECONDS`` and not before this has returned. Only ``runws`` can call it.
+        Called as soon as it is known, and beside ``on_message``: the one hook that may overlap
+        others. The connection stays open, and goes on as always, until its turn comes to be
+        closed with 1012, within ``WS_DRAIN_SECONDS`` and not before this has returned. Only
+        ``runws`` can call it.
         """
         return _nothing_to_do
 
@@ -187,6 +218,16 @@ class WebSocketHandler:
         topic is refused with 403.
         """
         return True
+
+    def unit_of_work(self) -> AbstractContextManager[Any] | None:
+        """What surrounds each unit of this connection's sync work: each sync hook, each call of
+        ``sync_to_async`` and each query of the async ORM. None, as by default, is nothing.
+
+        Called in the thread, never ``async def``. For what belongs to a thread's database
+        connection and not to the context: ``return tenant_context(self.tenant)``. Also the checks
+        of the connection's log-in run in it.
+        """
+        return None
 
     # State
 
@@ -221,6 +262,14 @@ class WebSocketHandler:
     @property
     def close_reason(self) -> str:
         return self._connection.close_reason
+
+    @property
+    def restarting(self) -> bool:
+        """Whether the server is about to end: a hook that runs for long should come to its end.
+
+        True from before ``on_restart``.
+        """
+        return self._life is not None and self._life.is_restarting
 
     @property
     def subprotocol(self) -> str | None:
@@ -258,8 +307,22 @@ class WebSocketHandler:
         """Close; what was sent before goes out before. The first close counts.
 
         ``code`` is 1000 to 1014 (without 1004 to 1006) or 3000 to 4999, else ``ValueError``;
-        ``reason`` is cut to 123 bytes of UTF-8. Before the accept it rejects with 403.
+        ``reason`` is cut to 123 bytes of UTF-8. Before the accept it refuses the handshake, with
+        the reason as the body: codes from 4400 to 4599 with ``code - 4000``, 1012 and 1013 with
+        503, others with 403. With ``reject_with = "close"`` the client gets the code itself.
         """
+        if self._connection.state is CONNECTING and self.reject_with != "close":
+            path = self._connection.path
+            _closed_early.log(
+                (path, code),
+                "WebSocket %s: close(%d, %r) before the accept refuses the handshake with an HTTP "
+                "status, and browsers see 1006. To let clients see the code and the reason, set "
+                'reject_with = "close" on %s.',
+                path,
+                code,
+                printable(reason),
+                type(self).__qualname__,
+            )
         return self._connection.close(code, reason)
 
     def reject(
@@ -282,13 +345,21 @@ class WebSocketHandler:
 
     @property
     def subscriptions(self) -> frozenset[str]:
-        """The topics that are joined now."""
+        """The topics that are joined now; once the connection has begun to end, and so in
+        ``on_close``, those that were joined then.
+        """
         life = self._life
         return life.topics if life is not None else frozenset()
 
-    def subscribe(self, topics: str | Iterable[str]) -> Awaitable[None]:
+    def subscribe(
+        self, topics: str | Iterable[str], handler: Callable[[str, Any], Any] | None = None
+    ) -> Awaitable[None]:
         """Join a topic, or several. Awaiting returns when the backend has confirmed: nothing
         that is broadcast after that is missed.
+
+        ``handler(topic, message)``, ``async def`` or ``def``, is called for what arrives on these
+        topics, in turn with the hooks; ``on_broadcast`` is not, and nothing is sent on. Other
+        topics stay as fast as they are. Joining again replaces the handler.
 
         Raises ``InvalidTopic``, ``TooManyTopics`` (``WS_MAX_TOPICS``) and ``TopicForbidden``
         (``may_subscribe``) at the call; awaiting raises ``BroadcastError`` after 5 s if the
@@ -299,7 +370,7 @@ class WebSocketHandler:
         def join() -> Awaitable[None]:
             if self._life is None:
                 return Failed(self._connection.closed_error())
-            return self._life.subscriptions.join(topics)
+            return self._life.subscriptions.join(topics, handler)
 
         return act(self._connection.loop, "subscribe", join)
 

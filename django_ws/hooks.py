@@ -16,9 +16,11 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "on_open": (),
     "on_message": ("message",),
     "on_bytes": ("data",),
+    "on_text": ("text",),
     "on_close": (),
     "on_error": ("error",),
     "on_decode_error": ("error",),
+    "on_invalid_message": ("error",),
     "on_rate_limited": (),
     "on_task_error": ("error",),
     "on_broadcast": ("topic", "message"),
@@ -26,7 +28,10 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "on_restart": (),
     "get_topics": (),
     "may_subscribe": ("topic",),
+    "unit_of_work": (),
 }
+# Called from other tasks than the connection's own, which must wait for their turn:
+BESIDE = {"on_broadcast", "on_broadcast_gap"}
 # Never in a thread, even as a plain function:
 IN_THE_LOOP = {"on_task_error", "get_topics", "may_subscribe"}
 
@@ -37,6 +42,11 @@ class Hooks:
 
     overridden: frozenset[str]
     sync: frozenset[str]
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether a hook may be called while another one of the same connection runs."""
+        return not BESIDE.isdisjoint(self.overridden)
 
 
 def hooks_of(handler_class: type, base: type) -> Hooks:

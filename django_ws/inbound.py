@@ -94,6 +94,11 @@ class Inbound:
         del self.watch.busy[self]
 
     @property
+    def stopped(self) -> bool:
+        """Whether ``stop_handling`` was called."""
+        return self._stopped
+
+    @property
     def in_hook(self) -> bool:
         return self in self.watch.busy
 

@@ -10,20 +10,28 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
+from typing import Any
 
 from django_ws import conf
-from django_ws.acting import Done, current_task, done
+from django_ws.acting import Done, current_task, done, own_context
 from django_ws.admission import admission_of
 from django_ws.bounds import Bounds, bounds_of
 from django_ws.calls import LOG_IN, MIDDLEWARE
 from django_ws.close_codes import CloseCode
 from django_ws.connection import CONNECTING, HANDED_OVER, OPEN, REFUSED
-from django_ws.exceptions import BroadcastError, ConnectionClosed, DecodeError, MessageDropped
+from django_ws.exceptions import (
+    BroadcastError,
+    ConnectionClosed,
+    DecodeError,
+    InvalidMessage,
+    MessageDropped,
+)
 from django_ws.first_message import FirstMessage
 from django_ws.inbound import STOPPED
 from django_ws.outbound import data_size
+from django_ws.printable import printable
 from django_ws.pubsub.hubs import DEFAULT, hub_of
 from django_ws.throttled_log import ThrottledLog
 from django_ws.types import ASGIApplication, Login, Scope
@@ -93,6 +101,7 @@ class Life(FirstMessage):
                     await connection.settle()
             finally:
                 self._set_timer(None)
+                self.calls.context = None
                 connection.release()
                 self.handler._let_go()
 
@@ -132,6 +141,9 @@ class Life(FirstMessage):
         servers_task, connection.task = connection.task, current_task() or connection.task
         bounds: Bounds | None = None
         try:
+            calls.context = await own_context()
+            if connection.state is not CONNECTING:
+                return
             if "authenticate_first" in handler.hooks.overridden:
                 if not await self._log_in_by_first_message():
                     return
@@ -158,6 +170,11 @@ class Life(FirstMessage):
             self._set_timer(None)
             admission_of(connection.loop).leave(connection)
             try:
+                self._set_accept_headers()
+            except Exception as error:
+                await calls.failed("accept_headers", error)
+                return
+            try:
                 await connection.accept()
             except ConnectionClosed:
                 connection.client_left({"type": "websocket.disconnect", "code": 1006})
@@ -166,6 +183,8 @@ class Life(FirstMessage):
             if "on_open" in handler.hooks.overridden:
                 await calls.call("on_open")
             self._is_started = True
+            if handler.hooks.takes_turns:
+                calls.take_turns(is_locked=False)
             if self._subscriptions is not None:
                 self._subscriptions.release()
             inbound = connection.inbound
@@ -178,6 +197,8 @@ class Life(FirstMessage):
             on_message = calls.function("on_message")
             takes_bytes = "on_bytes" in handler.hooks.overridden
             on_bytes = calls.function("on_bytes")
+            takes_text = "on_text" in handler.hooks.overridden
+            on_text = calls.function("on_text")
             decode = handler.codec.decode
             max_size = handler.max_message_size or conf.get().ws_max_message_size
             surely_small = max_size // 4  # characters; UTF-8 takes at most four bytes for one
@@ -204,17 +225,21 @@ class Life(FirstMessage):
                 busy[inbound] = False  # as inbound.hook_starts(), without the calls
                 if watch.timer is None:
                     watch.start()
+                if calls.turns is not None and not await self._turn_comes(calls.turns):
+                    continue
                 try:
                     if takes_bytes and isinstance(data, bytes):
                         calls.place = "on_bytes"
                         await on_bytes(data)
                         calls.place = "on_message"
+                    elif takes_text and isinstance(data, str) and await self._takes(on_text, data):
+                        pass
                     else:
                         try:
                             message = decode(data)
                         except DecodeError as error:
                             path = connection.path
-                            _undecodable.log(path, "WebSocket %s: %s", path, error)
+                            _undecodable.log(path, "WebSocket %s: %s", path, printable(str(error)))
                             await calls.call("on_decode_error", error)
                             calls.place = "on_message"
                         else:
@@ -222,10 +247,12 @@ class Life(FirstMessage):
                 except (Exception, asyncio.CancelledError) as error:
                     await calls.failed(calls.place, error)
                     calls.place = "on_message"
-                    if not isinstance(error, ConnectionClosed | MessageDropped):
+                    if not isinstance(error, ConnectionClosed | InvalidMessage | MessageDropped):
                         return
                 finally:
                     del busy[inbound]
+                    if calls.turns is not None:  # the hook may have made it
+                        calls.turns.release()
         except asyncio.CancelledError:
             if not self._take_back_cancel():
                 connection.close(CloseCode.GOING_AWAY)
@@ -237,6 +264,31 @@ class Life(FirstMessage):
                 connection.close(CloseCode.INTERNAL_ERROR)
             await self._finish()
             connection.task = servers_task
+
+    async def _takes(self, on_text: Callable[[str], Awaitable[Any]], text: str) -> bool:
+        """Whether ``on_text`` was all that is to be done with this text."""
+        self.calls.place = "on_text"
+        is_done = await on_text(text)
+        self.calls.place = "on_message"
+        return bool(is_done) or self.connection.inbound.stopped
+
+    async def _turn_comes(self, turns: asyncio.Lock) -> bool:
+        """Wait until no other hook runs. False if we have closed meanwhile: what came before is
+        not handled then.
+        """
+        inbound, calls = self.connection.inbound, self.calls
+        place, calls.place = calls.place, "on_broadcast"
+        try:
+            await turns.acquire()
+        except BaseException:
+            inbound.hook_ends()
+            raise
+        calls.place = place
+        if inbound.stopped:
+            turns.release()
+            inbound.hook_ends()
+            return False
+        return True
 
     def _log_in(self) -> Awaitable[bool]:
         """Register the log-in, then look once more whether it still holds.

@@ -15,13 +15,13 @@ from threading import Lock
 from django_ws import conf
 from django_ws.close_codes import CloseCode
 from django_ws.connection import Connection
+from django_ws.printable import printable
 from django_ws.pubsub.topics import user_topic
 from django_ws.request import WebSocketRequest
+from django_ws.retry import retry_after
 from django_ws.throttled_log import ThrottledLog
 
 logger = logging.getLogger("django.ws.request")
-
-RETRY_AFTER = "10"  # seconds
 
 _refusals = ThrottledLog(logger, logging.WARNING, "connections refused for a limit of their number")
 
@@ -44,9 +44,8 @@ class Limits:
         if limit is None or self._count < limit:
             return False
         self._warn("WS_MAX_CONNECTIONS", limit, connection, request, 503, "this process")
-        connection.refuse(
-            503, HTTPStatus.SERVICE_UNAVAILABLE.phrase, [("Retry-After", RETRY_AFTER)]
-        )
+        headers = [("Retry-After", str(retry_after()))]
+        connection.refuse(503, HTTPStatus.SERVICE_UNAVAILABLE.phrase, headers)
         return True
 
     def enter(self) -> None:
@@ -71,7 +70,7 @@ class Limits:
         user = getattr(request, "user", None)
         if user is not None and user.is_authenticated and user.pk is not None:
             name, limit = "WS_MAX_CONNECTIONS_PER_USER", config.ws_max_connections_per_user
-            owner, who = user_topic(user), f"user {user.pk}"
+            owner, who = user_topic(user), f"user {printable(str(user.pk))}"
         else:
             name, limit = "WS_MAX_CONNECTIONS_PER_ADDRESS", config.ws_max_connections_per_address
             owner, who = None, ""

@@ -12,22 +12,40 @@ from django.core.signals import got_request_exception
 
 from django_ws.printable import printable
 from django_ws.request import WebSocketRequest
+from django_ws.throttled_log import ThrottledLog
 
 logger = logging.getLogger("django.ws.request")
 
+# One broadcast can fail in the hooks of thousands of connections.
+_of_broadcasts = ThrottledLog(logger, logging.WARNING, "exceptions in hooks of broadcasts")
+
 
 async def report_error(
-    sender: type, request: WebSocketRequest, connection_id: str, place: str, error: BaseException
+    sender: type,
+    request: WebSocketRequest,
+    connection_id: str,
+    place: str,
+    error: BaseException,
+    *,
+    is_of_broadcast: bool = False,
 ) -> None:
     """Log one exception with traceback, and send ``got_request_exception``.
 
     In a thread, as Django does it: a log handler may send mail, a receiver may use the network.
-    What these raise is told too, and goes no further.
+    What these raise is logged too, and goes no further. Of the exceptions in the hooks for
+    broadcasts one of a kind is logged in 10 s, and the others are counted.
     """
     report = sync_to_async(_report)
+    is_logged = not is_of_broadcast or _of_broadcasts.admits(
+        (sender.__qualname__, place, type(error).__qualname__),
+        "WebSocket %s: %s in %s",
+        printable(request.path),
+        type(error).__qualname__,
+        place,
+    )
     try:
-        # Whatever happens to the connection meanwhile, the exception gets told.
-        await asyncio.shield(report(sender, request, connection_id, place, error))
+        # Whatever happens to the connection meanwhile, the exception is reported.
+        await asyncio.shield(report(sender, request, connection_id, place, error, is_logged))
     except Exception:
         try:
             logger.exception("WebSocket %s: reporting an exception failed", printable(request.path))
@@ -36,18 +54,24 @@ async def report_error(
 
 
 def _report(
-    sender: type, request: WebSocketRequest, connection_id: str, place: str, error: BaseException
+    sender: type,
+    request: WebSocketRequest,
+    connection_id: str,
+    place: str,
+    error: BaseException,
+    is_logged: bool,
 ) -> None:
     user, request = getattr(request, "user", None), request.for_reports()
-    logger.error(
-        "WebSocket %s: exception in %s (user %s, connection %s)",
-        printable(request.path),
-        place,
-        printable(str(user)),
-        connection_id,
-        exc_info=error,
-        extra={"request": request, "status_code": 500},
-    )
+    if is_logged:
+        logger.error(
+            "WebSocket %s: exception in %s (user %s, connection %s)",
+            printable(request.path),
+            place,
+            printable(str(user)),
+            connection_id,
+            exc_info=error,
+            extra={"request": request, "status_code": 500},
+        )
     try:
         raise error  # receivers ask sys.exc_info()
     except BaseException:

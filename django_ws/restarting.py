@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from django_ws.close_codes import CloseCode
-from django_ws.connection import HANDED_OVER, OPEN
+from django_ws.connection import CONNECTING, HANDED_OVER, OPEN
 from django_ws.ending import Ending
+from django_ws.retry import retry_after
 
-REASON = "the server restarts"
 LOOK_SECONDS = 0.05  # whether on_open has returned
 
 
@@ -24,8 +24,10 @@ class Restarting(Ending):
 
     def tell_of_restart(self) -> asyncio.Task[None] | None:
         """Call ``on_restart``; None where nobody overrides it, or it is not open."""
+        self.is_restarting = True
         if self.connection.state is OPEN and "on_restart" in self.handler.hooks.overridden:
-            return self.background.start(self._call_on_restart(), "on_restart")
+            # Not in turn with the hook that runs, perhaps for long: this tells it of the restart.
+            return self.background.start(self._call_on_restart(), "on_restart", is_alone=False)
         return None
 
     async def _call_on_restart(self) -> None:
@@ -37,10 +39,10 @@ class Restarting(Ending):
 
     def restart(self, told: asyncio.Task[None] | None = None) -> None:
         """End with 1012: when ``told`` and the running hook are done, or ``WS_CLOSE_TIMEOUT``
-        from now is over.
+        from now is over. A handshake, also one that waits for the first message, ends at once.
         """
         state = self.connection.state
-        if state is HANDED_OVER:
+        if state is HANDED_OVER or state is CONNECTING:
             self._close_for_restart()
         elif state is OPEN:
             timer = self.connection.loop.call_later(self._remaining, self._close_for_restart)
@@ -59,4 +61,5 @@ class Restarting(Ending):
             self._close_for_restart()
 
     def _close_for_restart(self) -> None:
-        self.connection.close(CloseCode.RESTARTING, REASON)
+        reason = f"the server restarts: retry after {retry_after()} s"
+        self.connection.close(CloseCode.RESTARTING, reason)

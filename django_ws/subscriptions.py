@@ -1,48 +1,32 @@
 """The topics of one connection, and what arrives on them.
 
-A handler without ``on_broadcast`` gets the encoded data straight into its outbound buffer.
-For one with it broadcasts wait here, within the bounds of that buffer, for their turn.
+A handler without ``on_broadcast`` gets the encoded data straight into its outbound buffer. What a
+hook is called for goes through its ``HookQueue``.
 """
 
 from __future__ import annotations
 
-import logging
-from collections import deque
-from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, Sequence
-from typing import Any, Protocol, cast
+from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
+from typing import Any
 
 from django_ws import conf
 from django_ws.acting import All, Failed, done
-from django_ws.background import Background
 from django_ws.calls import Calls, Handler
 from django_ws.connection import Connection
-from django_ws.exceptions import DecodeError, MessageDropped, TooManyTopics, TopicForbidden
-from django_ws.outbound import MESSAGE_OVERHEAD
+from django_ws.exceptions import TooManyTopics, TopicForbidden
+from django_ws.hook_queue import HasBackground, HookQueue, TopicHandler, cannot_send
 from django_ws.pubsub.envelope import Broadcast
 from django_ws.pubsub.hub import Hub
 from django_ws.pubsub.topics import check_topics
-from django_ws.throttled_log import ThrottledLog
-from django_ws.types import Event
-
-logger = logging.getLogger("django.ws.request")
-
-_unsendable = ThrottledLog(logger, logging.WARNING, "broadcasts that a codec could not send")
-
-
-class HasBackground(Protocol):
-    """Gives the background of the connection; a closure for each would be memory."""
-
-    @property
-    def background(self) -> Background: ...
+from django_ws.types import Event, Subscriber
 
 
 class Subscriptions:
     """What the hub knows of a connection (a ``Subscriber``). For the loop's thread only."""
 
     __slots__ = (
-        "_calls", "_connection", "_handler", "_has_hook", "_hub", "_is_held", "_life",
-        "_owners", "_size", "_takes_turns", "_waiting", "codec", "prepare", "send", "topics",
-        "write_frames",
+        "_calls", "_connection", "_handler", "_has_ended", "_has_hook", "_hub", "_is_held", "_life",
+        "_members", "_owners", "_queue", "codec", "prepare", "send", "topics", "write_frames",
     )  # fmt: skip
 
     def __init__(
@@ -62,20 +46,25 @@ class Subscriptions:
         self._life = life
         self._has_hook = "on_broadcast" in handler.hooks.overridden
         self._is_held = is_held  # nothing is handed on before on_open has returned
-        self._waiting: deque[Broadcast | frozenset[str]] | None = None
-        self._takes_turns = False  # a task calls the hooks, while anything waits
-        self._size = 0  # bytes that wait here
+        self._has_ended = False
+        self._queue: HookQueue | None = None  # made for the first that waits
+        self._members: dict[str, TopicMember] | None = None  # for the topics with a handler
         self._owners: tuple[Hub, Sequence[str]] | None = None
-        self.topics: tuple[str, ...] = ()  # a tenth of a dict's memory
+        # Those joined now or, since the connection began to end, those joined then. A tuple takes
+        # a tenth of a dict's memory.
+        self.topics: tuple[str, ...] = ()
         self.codec = handler.codec
         self.send: Callable[[Event], None] | None = None
         self.prepare = connection.outbound.prepare
         self.write_frames: Callable[[Any], bool] | None = None
         self._look_for_send()
 
-    def join(self, topics: str | Iterable[str]) -> Awaitable[None]:
-        """Subscribe; awaiting returns when all are confirmed. Raises ``InvalidTopic``,
-        ``TooManyTopics``, ``TopicForbidden`` and, where they are awaited, ``BroadcastError``.
+    def join(
+        self, topics: str | Iterable[str], function: TopicHandler | None = None
+    ) -> Awaitable[None]:
+        """Subscribe, with a handler for these topics or without; awaiting returns when all are
+        confirmed. Raises ``InvalidTopic``, ``TooManyTopics``, ``TopicForbidden`` and, where they
+        are awaited, ``BroadcastError``.
         """
         if self._connection.gone:
             return Failed(self._connection.closed_error())
@@ -86,8 +75,32 @@ class Subscriptions:
             raise TooManyTopics(limit)
         if "may_subscribe" in self._handler.hooks.overridden:
             self._check_permission(joining)
+        if function is not None and not callable(function):
+            raise TypeError(
+                f"subscribe(handler={function!r}): give a function that takes topic and message"
+            )
+        for topic in joining:
+            self._choose_member(topic, function)
         self.topics = topics_then
-        return All([self._hub.rooms.join(self, topic) for topic in joining])
+        return All([self._hub.rooms.join(self._member(topic), topic) for topic in joining])
+
+    def _choose_member(self, topic: str, function: TopicHandler | None) -> None:
+        """Who stands for this connection in the topic: itself, or what calls the handler."""
+        before = self._member(topic)
+        if function is not None:
+            if self._members is None:
+                self._members = {}
+                if not self._handler.concurrent_broadcasts:
+                    is_locked = not self._is_held and self._connection.inbound.in_hook
+                    self._calls.take_turns(is_locked=is_locked)
+            self._members[topic] = TopicMember(self, function)
+        elif self._members is not None:
+            self._members.pop(topic, None)
+        if topic in self.topics and self._member(topic) is not before:
+            self._hub.rooms.leave(before, topic)
+
+    def _member(self, topic: str) -> Subscriber:
+        return (self._members or {}).get(topic, self)
 
     def _check_permission(self, topics: Iterable[str]) -> None:
         for topic in topics:
@@ -102,9 +115,10 @@ class Subscriptions:
 
     def leave(self, topics: str | Iterable[str]) -> Awaitable[None]:
         for topic in check_topics(topics):
-            if topic in self.topics:
+            if topic in self.topics and not self._has_ended:
+                member = self._member(topic)
                 self.not_joined(topic)
-                self._hub.rooms.leave(self, topic)
+                self._hub.rooms.leave(member, topic)
         return done(self._connection.loop)
 
     def belongs_to(self, owners: Sequence[str], hub: Hub) -> bool:
@@ -120,25 +134,21 @@ class Subscriptions:
         self._is_held = False
         self.codec = self._handler.codec  # on_open may have chosen it
         self._look_for_send()
-        if self._waiting:
-            if self._has_hook or not all(isinstance(item, Broadcast) for item in self._waiting):
-                self._take_turns()
-            else:
-                self._deliver_all()
+        if self._queue is not None:
+            self._queue.release(None if self._has_hook else self._send)
 
     def end(self) -> None:
         """The connection has begun to end: nothing is delivered any more."""
+        self._has_ended = True
         for topic in self.topics:
-            self._hub.rooms.leave(self, topic)
-        self.topics = ()
+            self._hub.rooms.leave(self._member(topic), topic)
+        self._members = None
         if self._owners is not None:
             hub, owners = self._owners
             hub.owners.remove(owners, self)
             self._owners = None
-        closed = self._connection.closed_error()
-        for item in self._waiting_items():
-            if isinstance(item, Broadcast):
-                self._connection.outbound.count_drop(closed)
+        if self._queue is not None:
+            self._queue.drop_all(self._connection.closed_error())
 
     # What the hub calls
 
@@ -146,8 +156,8 @@ class Subscriptions:
         return self._handler.known_id in connection_ids
 
     def deliver(self, broadcast: Broadcast) -> None:
-        if self._is_in_line:
-            self._let_wait(broadcast)
+        if self._has_hook or self._is_held:
+            self.queue.put(broadcast, None)
         else:
             self._send(broadcast)
 
@@ -155,44 +165,35 @@ class Subscriptions:
         try:
             event = broadcast.event_for(self.codec)
         except Exception as error:  # of a codec of the user's, perhaps
-            self._cannot_send(broadcast, error)
+            cannot_send(self._connection, self.codec, broadcast, error)
         else:
             self._connection.deliver(event)
 
-    def _cannot_send(self, broadcast: Broadcast, error: Exception) -> None:
-        self._connection.outbound.count_drop(error)
-        _unsendable.log(
-            (broadcast.topic, type(self.codec)),
-            "WebSocket %s: a broadcast to %r was not sent: %r",
-            self._connection.path,
-            broadcast.topic,
-            error,
-        )
-
     @property
-    def _is_in_line(self) -> bool:
-        """Whether a broadcast waits for its turn: for the hook, or behind something else."""
-        return self._has_hook or self._is_held or self._takes_turns
+    def queue(self) -> HookQueue:
+        if self._queue is None:
+            self._queue = HookQueue(
+                self._handler, self._connection, self._calls, self._life, is_held=self._is_held
+            )
+        return self._queue
 
     def _look_for_send(self) -> None:
-        is_in_line, connection = self._is_in_line, self._connection
-        self.send = None if is_in_line else connection.deliver
-        has_frames = self.prepare is not None and not is_in_line
+        is_direct, connection = not (self._has_hook or self._is_held), self._connection
+        self.send = connection.deliver if is_direct else None
+        has_frames = self.prepare is not None and is_direct
         self.write_frames = connection.outbound.write_frames if has_frames else None
 
     def missed(self, topics: frozenset[str]) -> None:
         topics = topics.intersection(self.topics)  # some may have been left meanwhile
-        if "on_broadcast_gap" not in self._handler.hooks.overridden or not topics:
+        if self._has_ended:
             return
-        # No overflow takes it away: it is told once, for all, behind what waits already.
-        waiting = self._queue()
-        for told in [item for item in waiting if isinstance(item, frozenset)]:
-            waiting.remove(told)
-            topics |= told
-        self._append(topics, 0)
+        if topics and "on_broadcast_gap" in self._handler.hooks.overridden:
+            self.queue.put_gap(topics)
 
     def not_joined(self, topic: str) -> None:
         self.topics = tuple(joined for joined in self.topics if joined != topic)
+        if self._members is not None:
+            self._members.pop(topic, None)
 
     def disconnect(self, code: int, reason: str) -> None:
         self._connection.close(code, reason)
@@ -202,77 +203,35 @@ class Subscriptions:
         if login is not None:
             login.check()
 
-    # What waits for its turn
 
-    def _queue(self) -> deque[Broadcast | frozenset[str]]:
-        if self._waiting is None:
-            self._waiting = deque()
-        return self._waiting
+class TopicMember:
+    """Stands for a connection in a topic that has a handler of its own (a ``Subscriber``)."""
 
-    def _let_wait(self, broadcast: Broadcast) -> None:
-        connection = self._connection
-        if connection.gone:
-            return
-        size = _size(broadcast)
-        error = connection.make_room(size, self._drop_oldest, lambda: self._size)
-        if error is not None:
-            connection.drop(error)
-        else:
-            self._append(broadcast, size)
+    __slots__ = ("_function", "_subscriptions")
 
-    def _append(self, item: Broadcast | frozenset[str], size: int) -> None:
-        self._size += size
-        self._queue().append(item)
-        if not self._is_held:
-            self._take_turns()
+    codec: Any = None
+    send: Callable[[Event], None] | None = None  # each broadcast must be delivered
+    prepare: Callable[[Any], Any] | None = None
+    write_frames: Callable[[Any], bool] | None = None
 
-    def _take_turns(self) -> None:
-        if not self._takes_turns:
-            self._takes_turns = True
-            self._look_for_send()
-            self._life.background.start(self._call_hooks(), "on_broadcast")
+    def __init__(self, subscriptions: Subscriptions, function: TopicHandler) -> None:
+        self._subscriptions = subscriptions
+        self._function = function
 
-    async def _call_hooks(self) -> None:
-        try:
-            for item in self._waiting_items():
-                if isinstance(item, frozenset):
-                    await self._calls.call_beside("on_broadcast_gap", item)
-                elif self._has_hook:
-                    await self._call_hook(item)
-                else:
-                    self._send(item)
-        finally:
-            self._takes_turns = False
-            self._look_for_send()
+    def is_called(self, connection_ids: Container[str]) -> bool:
+        return self._subscriptions.is_called(connection_ids)
 
-    async def _call_hook(self, broadcast: Broadcast) -> None:
-        try:
-            message = broadcast.message()
-        except DecodeError as error:
-            self._cannot_send(broadcast, error)
-        else:
-            await self._calls.call_beside("on_broadcast", broadcast.topic, message)
+    def deliver(self, broadcast: Broadcast) -> None:
+        self._subscriptions.queue.put(broadcast, self._function)
 
-    def _deliver_all(self) -> None:
-        for item in self._waiting_items():
-            self._send(cast(Broadcast, item))
+    def missed(self, topics: frozenset[str]) -> None:
+        self._subscriptions.missed(topics)
 
-    def _waiting_items(self) -> Iterator[Broadcast | frozenset[str]]:
-        while self._waiting:
-            item = self._waiting.popleft()
-            self._size -= _size(item)
-            yield item
+    def not_joined(self, topic: str) -> None:
+        self._subscriptions.not_joined(topic)
 
-    def _drop_oldest(self) -> bool:
-        """Gaps stay: they are told whatever is dropped."""
-        for item in self._queue():
-            if isinstance(item, Broadcast):
-                self._queue().remove(item)
-                self._size -= _size(item)
-                self._connection.outbound.count_drop(MessageDropped())
-                return True
-        return False
+    def disconnect(self, code: int, reason: str) -> None:
+        self._subscriptions.disconnect(code, reason)
 
-
-def _size(item: Broadcast | frozenset[str]) -> int:
-    return len(item.payload) + MESSAGE_OVERHEAD if isinstance(item, Broadcast) else 0
+    def check_login(self) -> None:
+        self._subscriptions.check_login()

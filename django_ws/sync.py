@@ -9,13 +9,19 @@ are never more threads, or database connections, than ``WS_SYNC_THREADS``.
 
 from __future__ import annotations
 
+import asyncio
+import inspect
+import logging
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, ParamSpec, TypeVar
+from weakref import WeakMethod
 
 from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext
 from django.conf import settings
@@ -24,10 +30,17 @@ from django.db import connections, reset_queries
 from django.dispatch import receiver
 
 from django_ws import conf
+from django_ws.throttled_log import ThrottledLog
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+logger = logging.getLogger("django.ws")
+
+LONG_SECONDS = 10.0  # sync work that others wait for is told of in the log after so long
+
+_blocking = ThrottledLog(logger, logging.WARNING, "connections whose sync work waits")
+_busy = ThrottledLog(logger, logging.WARNING, "waits for a free thread")
 
 _pool: ThreadPoolExecutor | None = None
 _pool_lock = threading.Lock()
@@ -55,7 +68,8 @@ def _resize(*, setting: str, **kwargs: Any) -> None:
 def clean_databases() -> None:
     """End a unit of work: close this thread's connections that are broken or past their age.
 
-    Only for the threads of the pool: no test holds a transaction open in one of them.
+    What a unit has set on a connection's object (a schema, a tenant) is gone with it. Only for the
+    threads of the pool: no test holds a transaction open in one of them.
     """
     if settings.DEBUG:
         reset_queries()
@@ -63,13 +77,18 @@ def clean_databases() -> None:
         if connection.errors_occurred:
             connection.close()  # is_usable(), which Django would ask, is a guess on SQLite
         connection.close_if_unusable_or_obsolete()
+        if connection.connection is None:
+            del connections[connection.alias]
 
 
-def run_unit(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+def run_unit(
+    around: AbstractContextManager[Any], function: Callable[P, R], *args: P.args, **kwargs: P.kwargs
+) -> R:
     """Run one unit of work in this thread, with its database connections checked around it."""
     clean_databases()
     try:
-        return function(*args, **kwargs)
+        with around:
+            return function(*args, **kwargs)
     except StopIteration as error:
         # A future cannot carry one: who waits would wait for ever. Coroutines turn it into a
         # RuntimeError as well (PEP 479).
@@ -78,27 +97,93 @@ def run_unit(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         clean_databases()
 
 
+Around = WeakMethod[Callable[[], AbstractContextManager[Any] | None]]
+
+
 class InOrder(Executor):
     """One connection's sync work: one call at a time, in order, in whichever thread is free."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: str = "", around: Around | None = None) -> None:
+        self._path = path
+        self._around = around
         self._lock = threading.Lock()
-        self._waiting: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._waiting: deque[tuple[Future[Any], Callable[..., Any], Callable[[], Any]]] = deque()
         self._running = False
+        self._current: Callable[..., Any] | None = None  # what runs now
+        self._is_watched = False  # a timer looks soon whether it still runs
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         future: Future[R] = Future()
+
+        def call() -> R:
+            return run_unit(_unit_of_work(self._around), fn, *args, **kwargs)
+
         with self._lock:
-            self._waiting.append((future, lambda: run_unit(fn, *args, **kwargs)))
-            if self._running:
-                return future
+            self._waiting.append((future, fn, call))
+            is_first = not self._running
+            watches = not is_first and not self._is_watched
             self._running = True
-        pool().submit(self._run_next)
+            self._is_watched = self._is_watched or watches
+        if is_first:
+            self._hand_to_pool()
+        elif watches:
+            self._watch()
         return future
 
-    def _run_next(self) -> None:
+    def _hand_to_pool(self) -> None:
+        try:
+            pool().submit(self._run_next, time.monotonic())
+        except BaseException as error:  # the process ends, or has no thread left
+            with self._lock:
+                refused = list(self._waiting)
+                self._waiting.clear()
+                self._running = False
+            for future, _, _ in refused:
+                if future.set_running_or_notify_cancel():
+                    future.set_exception(error)
+
+    def _watch(self) -> None:
+        """Something waits for what runs now: look later whether it still does."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # submitted by a thread
+            self._is_watched = False
+        else:
+            loop.call_later(LONG_SECONDS, self._look, self._current, context=Context())
+
+    def _look(self, before: Callable[..., Any] | None) -> None:
         with self._lock:
-            future, call = self._waiting.popleft()
+            current, waiting = self._current, len(self._waiting)
+            self._is_watched = waiting > 0
+        if not waiting:
+            return
+        self._watch()
+        if current is not None and current is before:
+            name = _name_of(current)
+            _blocking.log(
+                (self._path, name),
+                "WebSocket %s: %s has run for %g s or longer, and further sync work of the same "
+                "connection waits for it: %d. The sync code of one connection runs one call after "
+                "the other. Run what takes long in a thread of its own.",
+                self._path,
+                name,
+                LONG_SECONDS,
+                waiting,
+            )
+
+    def _run_next(self, submitted_at: float) -> None:
+        waited = time.monotonic() - submitted_at
+        if waited >= LONG_SECONDS:
+            _busy.log(
+                "pool",
+                "WebSocket %s: sync work has waited %.0f s for a free thread: all %d of "
+                "WS_SYNC_THREADS were busy. Raise it, or make the sync code shorter.",
+                self._path,
+                waited,
+                conf.get().ws_sync_threads,
+            )
+        with self._lock:
+            future, self._current, call = self._waiting.popleft()
         if future.set_running_or_notify_cancel():
             try:
                 result = call()
@@ -108,20 +193,50 @@ class InOrder(Executor):
                 future.set_result(result)
         del future, call
         with self._lock:
+            self._current = None
             if not self._waiting:
                 self._running = False
                 return
         # One call for each place in the pool's queue: a busy connection takes its turn.
-        pool().submit(self._run_next)
+        self._hand_to_pool()
+
+
+def _unit_of_work(around: Around | None) -> AbstractContextManager[Any]:
+    """What surrounds one unit. Raises ``TypeError`` for what is no context manager."""
+    function = around() if around is not None else None
+    manager = function() if function is not None else None
+    if manager is None:
+        return nullcontext()
+    if not isinstance(manager, AbstractContextManager):
+        if inspect.iscoroutine(manager):
+            manager.close()  # it will never run: no warning about that as well
+        raise TypeError(
+            f"unit_of_work() gave {type(manager).__name__} instead of a context manager or "
+            "None. Write def, not async def, and return what `with` takes."
+        )
+    return manager
+
+
+def _name_of(function: Any) -> str:
+    """The name of the function that asgiref has wrapped for a thread."""
+    wrapper = getattr(getattr(function, "func", None), "__self__", None)
+    inner = getattr(wrapper, "func", function)
+    return str(getattr(inner, "__qualname__", None) or repr(inner))
 
 
 class SyncWork:
-    """The sync work of one connection. Refers to nothing of it: contexts keep this alive."""
+    """The sync work of one connection. Keeps nothing of it alive, as contexts keep this alive.
 
-    __slots__ = ("executor",)
+    ``around`` gives the context manager for each unit of work, or None.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("around", "executor", "log_in_watch", "path")
+
+    def __init__(self, path: str = "") -> None:
+        self.path = path  # of the connection, for the log
+        self.around: Around | None = None
         self.executor: InOrder | None = None  # made for the first call: most have none
+        self.log_in_watch: Any = None  # where the checks of its log-in need ``around``
 
 
 _everything: ContextVar[Executor | None] = ContextVar("django_ws_sync_everything", default=None)
@@ -137,7 +252,7 @@ class _ByConnection(Executor):
             return everything.submit(fn, *args, **kwargs)
         work = _work.get()
         if work.executor is None:
-            work.executor = InOrder()
+            work.executor = InOrder(work.path, work.around)
         return work.executor.submit(fn, *args, **kwargs)
 
 
@@ -151,20 +266,28 @@ def own_sync_work(work: SyncWork) -> None:
     _work.set(work)
 
 
-Place = tuple[Any, Any]
+Place = tuple[Any, Any, SyncWork | None]
 
 
 def place() -> Place:
-    """What else than the pool runs the sync work of this context: in tests, their own thread."""
-    return _everything.get(), getattr(AsyncToSync.executors, "current", None)
+    """What else than the pool runs the sync work of this context: in tests, their own thread;
+    and the connection's sync work, where something must surround it.
+    """
+    work = _work.get(None)
+    has_own = work is not None and work.around is not None
+    return (
+        _everything.get(),
+        getattr(AsyncToSync.executors, "current", None),
+        work if has_own else None,
+    )
 
 
 def context_at(where: Place) -> Context:
-    """A context for sync work of no connection, which runs at the place of the current one."""
-    everything, caller = where
+    """A context for sync work beside any connection, which runs at the place of the current one."""
+    everything, caller, work = where
     # That of a test which runs under async_to_sync() cannot be named otherwise.
     context = Context() if caller is None else copy_context()
-    context.run(own_sync_work, SyncWork())
+    context.run(own_sync_work, work or SyncWork())
     context.run(_everything.set, everything)
     return context
 

@@ -50,6 +50,13 @@ class ThrottledLog:
 
     def log(self, key: Hashable, message: str, *args: Any, exc_info: Any = None) -> bool:
         """Log one line, or count it. Returns whether it was logged."""
+        is_logged = self.admits(key, message, *args)
+        if is_logged:
+            self._logger.log(self._level, message, *args, exc_info=exc_info, stacklevel=2)
+        return is_logged
+
+    def admits(self, key: Hashable, message: str, *args: Any) -> bool:
+        """Whether the line may be logged now, by the caller; otherwise it is counted."""
         if not self._logger.isEnabledFor(self._level):
             return False
         now = self._clock()
@@ -62,9 +69,7 @@ class ThrottledLog:
                 self._logged[key] = now
         if is_count_due:
             self.flush()
-        if is_logged:
-            self._logger.log(self._level, message, *args, exc_info=exc_info, stacklevel=2)
-        else:
+        if not is_logged:
             self._leave_out(message % args, now)
         return is_logged
 

@@ -370,6 +370,16 @@ HANDLERS = [
     handler("def on_open(self): yield", "E011", "contains a yield", "await self.send"),
     handler("async def on_open(self): yield", "E011", "contains a yield"),
     handler(
+        "async def may_subscribe(self, topic): ...",
+        "E011",
+        "is async def",
+        "Write def may_subscribe",
+    ),
+    handler("async def unit_of_work(self): ...", "E011", "is async def"),
+    handler("def unit_of_work(self): ...", ""),
+    handler("accept_headers = [('X-Version', '2')]", ""),
+    handler("accept_headers = ['X-Version: 2']", "E012", "'X-Version: 2' is not a pair of str"),
+    handler(
         "async def on_mesage(self, message): ...",
         "W003",
         "Chat.on_mesage",

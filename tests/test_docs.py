@@ -119,8 +119,8 @@ class TestDocumentedHandlers:
     async def test_telemetry_speaks_message_pack(self, run: Any, serve: Any) -> None:
         handler = class_in("README.md", "TelemetryHandler", run)
         async with serve(handler) as ws:
-            await ws.send_bytes(handler.codec.encode([1, 2]))
-            assert handler.codec.decode(await ws.receive_data()) == {"received": 2}
+            await ws.send_bytes(handler.codec.encode([1, b"2"]))
+            assert handler.codec.decode(await ws.receive_data()) == {"received": [1, b"2"]}
 
     async def test_codec_of_ones_own_reads_moves_alone(self, run: Any, serve: Any) -> None:
         handler = class_in("docs/handlers.md", "BoardHandler", run)

@@ -11,11 +11,12 @@ from pytest_django import Settings
 
 from django_ws import ConnectionClosed, WebSocketHandler
 from django_ws.drain import drain, is_draining
+from django_ws.retry import retry_after
 from django_ws.testing import HandshakeRejected, WebSocketClient
 from tests.asgi_peer import PATH, Peer, route, turns, until
 
 HTTP: dict[str, Any] = {"websocket.http.response": {}}
-RESTARTING = (1012, "the server restarts")
+RESTARTING = (1012, "the server restarts: retry after 7 s")
 SECONDS = 50.0  # the bound of every wait
 LONG = 3600.0  # what a test would never live to see
 Drained = asyncio.Task[None]
@@ -25,6 +26,7 @@ Drained = asyncio.Task[None]
 def at_once_and_patiently(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.WS_DRAIN_SECONDS = 0
     settings.WS_CONNECT_TIMEOUT = settings.WS_CLOSE_TIMEOUT = SECONDS
+    monkeypatch.setattr("django_ws.restarting.retry_after", lambda: 7)
 
 
 @pytest.fixture
@@ -114,6 +116,22 @@ async def test_a_handler_without_the_hook_is_closed_all_the_same() -> None:
     async with Peer(WebSocketHandler) as peer:
         await drain()
         assert peer.closes == [RESTARTING]
+
+
+async def test_a_hook_that_runs_for_long_can_see_the_restart() -> None:
+    class Handler(WebSocketHandler):
+        async def on_message(self, message: Any) -> None:
+            before = self.restarting
+            await until(lambda: self.restarting)
+            await self.send(f"done with {message} {before}")
+
+    async with Peer(Handler) as peer:
+        peer.say("1")
+        await until(lambda: peer.received == 2)
+        await ended(begin())
+        assert peer.texts == ['"done with 1 False"']
+        assert peer.closes == [RESTARTING]
+        assert not peer.handler.restarting  # it is over
 
 
 async def test_the_hook_runs_beside_a_message_whose_answer_goes_out_before_the_close() -> None:
@@ -347,9 +365,7 @@ async def test_what_has_not_ended_when_time_is_up_is_cancelled(
         assert peer.closes == [RESTARTING]
         with pytest.raises(asyncio.CancelledError):
             await peer.ended()
-    assert warnings_in(caplog) == [
-        "Draining: 1 connections have not ended, and are cancelled: /ws/"
-    ]
+    assert warnings_in(caplog) == ["Draining: 1 connection has not ended, and is cancelled: /ws/"]
 
 
 async def test_the_budget_of_the_server_shortens_the_drain(
@@ -371,7 +387,8 @@ async def test_the_budget_of_the_server_shortens_the_drain(
             for ws in (one, two):
                 assert await ws.receive() == "last word"
                 assert await closed(ws) == RESTARTING
-    assert "2 sockets are closed over 0 s, not over WS_DRAIN_SECONDS: there are 45 s" in caplog.text
+    line = "2 connections are closed over 0 s, not over WS_DRAIN_SECONDS: there are 45 s"
+    assert line in caplog.text
 
 
 async def test_many_sockets_are_told_and_closed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -426,6 +443,35 @@ async def test_handshakes_under_way_are_answered_503() -> None:
     assert Handler.codes == []
 
 
+async def test_a_client_that_has_yet_to_log_in_by_its_first_message_is_closed_with_1012() -> None:
+    """It would otherwise hold up the drain to its end, and then be told that it may not come."""
+
+    class Handler(Telling):
+        async def authenticate_first(self, message: Any) -> None: ...
+
+    async with Peer(Handler) as peer:
+        await ended(begin())
+        assert peer.closes == [RESTARTING]
+        await peer.ended()
+    assert Handler.codes == []
+
+
+async def test_clients_are_told_to_come_back_at_different_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("django_ws.restarting.retry_after", retry_after)
+    async with AsyncExitStack() as stack:
+        with route(WebSocketHandler):
+            clients = [
+                await stack.enter_async_context(WebSocketClient(PATH, timeout=SECONDS))
+                for _ in range(50)
+            ]
+            await ended(begin())
+            seconds = {(await closed(ws))[1].removeprefix(RESTARTING[1][:-3]) for ws in clients}
+    assert len(seconds) > 1
+    assert seconds <= {f"{number} s" for number in range(1, 11)}
+
+
 async def test_another_event_loop_is_not_drained() -> None:
     """As in a test that has a live server in a thread."""
     async with Peer(Telling) as peer:
@@ -453,5 +499,5 @@ async def test_the_application_of_a_route_is_closed_and_told() -> None:
         await drain()
         assert peer.closes == [RESTARTING]
     assert events == [
-        {"type": "websocket.disconnect", "code": 1012, "reason": "the server restarts"}
+        {"type": "websocket.disconnect", "code": RESTARTING[0], "reason": RESTARTING[1]}
     ]

@@ -1,6 +1,7 @@
 """The end of a connection: on_close exactly once, whatever happened, and in bounded time."""
 
 import asyncio
+import json
 import logging
 import threading
 from collections.abc import Awaitable, Callable
@@ -578,3 +579,29 @@ async def test_a_time_out_error_in_on_close_is_its_own(caplog: pytest.LogCapture
         peer.leave()
         await peer.ended()
     assert ["exception in on_close" in line for line in warnings_in(caplog)] == [True]
+
+
+async def test_a_task_whose_name_a_client_chose_cannot_forge_a_line_of_the_log(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.WS_CLOSE_TIMEOUT = 0.01
+    ended = asyncio.Event()
+
+    class Handler(WebSocketHandler):
+        async def on_message(self, message: str) -> None:
+            self.start_task(message, self.linger)
+
+        async def linger(self) -> None:
+            while not ended.is_set():
+                with suppress(asyncio.CancelledError):
+                    await ended.wait()
+
+    async with Peer(Handler) as peer:
+        peer.say(json.dumps("a\nERROR forged"))
+        await until(lambda: peer.handler.tasks)
+        await asyncio.sleep(0)
+        await peer.handler.close()
+        await peer.ended()
+        ended.set()
+    [line] = [message for message in caplog.messages if "left behind" in message]
+    assert line.endswith("left behind: a\\nERROR forged")

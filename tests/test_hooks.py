@@ -267,6 +267,7 @@ async def test_a_hook_may_call_what_it_overrides() -> None:
         ("on_open", ()),
         ("on_message", (1,)),
         ("on_bytes", (b"1",)),
+        ("on_text", ("1",)),
         ("on_close", ()),
         ("on_error", (LookupError(),)),
     ],

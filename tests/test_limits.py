@@ -68,7 +68,7 @@ async def test_one_more_than_the_process_takes_is_answered_503(settings: Setting
                 await connect(stack)
             assert refused.value.status == 503
             assert refused.value.reason == "Service Unavailable"
-            assert refused.value.headers["retry-after"] == "10"
+            assert 1 <= int(refused.value.headers["retry-after"]) <= 10
 
 
 async def test_without_the_setting_there_is_no_limit() -> None:

@@ -7,16 +7,25 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import (
+    BadRequest,
+    PermissionDenied,
+    SuspiciousOperation,
+    TooManyFieldsSent,
+)
+from django.core.signals import got_request_exception
 from django.http import Http404
 from pytest_django import Settings
 
-from django_ws import Reject, WebSocketHandler
+from django_ws import Reject, WebSocketHandler, abroadcast
 from django_ws.exceptions import StateError
 from django_ws.testing import HandshakeRejected
 from tests.asgi_peer import Event, Peer, client, until
 
 HTTP: dict[str, Any] = {"websocket.http.response": {}}
+WHILE_OPEN = [
+    *("on_open", "on_message", "on_bytes", "on_decode_error", "on_rate_limited", "on_broadcast"),
+]
 
 rejecting: list[Callable[[Any], Awaitable[None]]] = []  # what the middleware below does
 
@@ -290,22 +299,55 @@ async def test_reject_in_on_connect_from_a_task_wins_over_the_hook_that_goes_on(
         (Reject(401, "log in"), 4401, "log in"),
         (Reject(403), 4403, ""),
         (Reject(429), 4429, ""),
-        (Reject(418), 1008, ""),
+        (Reject(418), 4418, ""),
+        (Reject(500), 1011, ""),
+        (PermissionDenied("no"), 4403, ""),
+        (Http404("no"), 4404, ""),
+        (BadRequest("no"), 4400, "Bad Request"),
+        (SuspiciousOperation("no"), 4400, "Bad Request"),
+        (TooManyFieldsSent("no"), 4400, "Bad Request"),
     ],
-    ids=str,
+    ids=repr,
 )
-async def test_reject_raised_in_a_later_hook_closes_with_a_code(
-    error: Reject, code: int, reason: str, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("name", WHILE_OPEN)
+async def test_a_refusal_in_a_later_hook_closes_with_its_code_and_is_no_error(
+    name: str, error: Exception, code: int, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Handler(WebSocketHandler):
-        async def on_message(self, message: Any) -> None:
-            raise error
+    reported: list[Any] = []
 
+    def note(**told: Any) -> None:
+        reported.append(told)
+
+    got_request_exception.connect(note)
+
+    async def hook(self: Any, *args: Any) -> None:
+        raise error
+
+    Handler: Any = type(
+        "Handler", (WebSocketHandler,), {"topics": ["a"], "rate_limit": "2/h", name: hook}
+    )
     async with Peer(Handler) as peer:
-        peer.say("1")
+        match name:
+            case "on_bytes":
+                peer.feed({"type": "websocket.receive", "bytes": b"1"})
+            case "on_decode_error":
+                peer.say("{")
+            case "on_broadcast":
+                await abroadcast("a", 1)
+            case "on_rate_limited":
+                peer.say("1", "2", "3")
+            case _:
+                peer.say("1")
         await peer.ended()
         assert peer.closes == [(code, reason)]
-    assert caplog.records == []
+    got_request_exception.disconnect(note)
+    assert reported == []
+    [record] = [each for each in caplog.records if "closed with" in each.getMessage()]
+    assert record.levelno == logging.WARNING
+    assert record.exc_info is None
+    assert record.getMessage() == (
+        f"WebSocket /ws/ closed with {code}: {type(error).__name__} in {name}"
+    )
 
 
 async def test_reject_raised_in_on_close_is_quiet(caplog: pytest.LogCaptureFixture) -> None:
@@ -318,18 +360,49 @@ async def test_reject_raised_in_on_close_is_quiet(caplog: pytest.LogCaptureFixtu
     assert caplog.records == []
 
 
-@pytest.mark.parametrize("error", [PermissionDenied("no"), Http404("no")], ids=repr)
-async def test_djangos_refusals_in_a_later_hook_are_errors(
-    error: Exception, caplog: pytest.LogCaptureFixture
+# --- close() before the accept ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [(1000, 403), (1008, 403), (1012, 503), (1013, 503), (4001, 403), (4404, 404), (4599, 599)],
+)
+async def test_close_before_the_accept_refuses_and_tells_how_clients_could_see_the_code(
+    code: int, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Handler(WebSocketHandler):
-        async def on_message(self, message: Any) -> None:
-            raise error
+        async def on_connect(self) -> None:
+            await self.close(code, "go away")
 
-    async with client(Handler) as ws:
-        await ws.send(1)
-        assert await ws.wait_closed() == 1011
-    assert len(caplog.records) == 1
+    caplog.set_level(logging.INFO)
+    async with Peer(Handler, opens=False, extensions=HTTP) as peer:
+        await until(lambda: len(peer.sent) == 2)
+        start, body = peer.sent
+        assert (start["status"], body["body"]) == (status, b"go away")
+        assert (b"retry-after" in dict(start["headers"])) is (status == 503)
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line == (
+        f"WebSocket /ws/: close({code}, 'go away') before the accept refuses the handshake with an "
+        "HTTP status, and browsers see 1006. To let clients see the code and the reason, set "
+        f'reject_with = "close" on {Handler.__qualname__}.'
+    )
+
+
+@pytest.mark.parametrize("code", [1000, 1012, 4001, 4401])
+async def test_with_reject_with_close_the_client_sees_the_code_and_the_reason(
+    code: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Handler(WebSocketHandler):
+        reject_with = "close"
+
+        async def on_connect(self) -> None:
+            await self.close(code, "go away")
+
+    caplog.set_level(logging.INFO)
+    async with Peer(Handler) as peer:
+        await peer.ended()
+        assert peer.closes == [(code, "go away")]
+    assert caplog.records == []
 
 
 # --- reject_with = "close" --------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
+from pytest_django import Settings
 
 from django_ws import ConnectionClosed, WebSocketHandler
 from django_ws.codecs import BytesCodec
@@ -364,21 +365,20 @@ async def test_a_thread_gets_connection_closed_after_the_close() -> None:
             await in_thread(lambda: handler.send(1))
 
 
-async def test_a_thread_waits_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("django_ws.acting.BLOCKING_CALL_SECONDS", 0.01)
+async def test_a_thread_waits_a_bounded_time(settings: Settings) -> None:
+    settings.WS_SEND_TIMEOUT = 0.01
     async with Peer(Quiet) as peer:
         handler = peer.handler
         peer.block()
         with pytest.raises(SendTimeout) as caught:
             await in_thread(lambda: handler.send(1))
         assert caught.value.action == "send"
+        assert caught.value.seconds == 0.01
         assert isinstance(caught.value, TimeoutError)
 
 
-async def test_an_action_that_timed_out_in_a_thread_still_happens(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("django_ws.acting.BLOCKING_CALL_SECONDS", 0.01)
+async def test_an_action_that_timed_out_in_a_thread_still_happens(settings: Settings) -> None:
+    settings.WS_SEND_TIMEOUT = 0.01
     async with Peer(Quiet) as peer:
         handler = peer.handler
         peer.block()

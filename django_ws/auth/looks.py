@@ -9,6 +9,7 @@ from contextvars import Context
 from typing import Any, Protocol, TypeVar
 
 from django_ws import conf
+from django_ws.counted import counted
 from django_ws.exceptions import LoginCheckError
 from django_ws.frames import without_frames
 from django_ws.throttled_log import ThrottledLog
@@ -141,9 +142,12 @@ class Looks:
         if staying:
             _unchecked.log(
                 self._kind.__qualname__,
-                "%d log-ins could not be checked, and stay until the next check (WS_AUTH_RECHECK, "
-                "%g s): %r",
-                staying,
+                "%s until the next check (WS_AUTH_RECHECK, %g s): %r",
+                counted(
+                    staying,
+                    "log-in could not be checked, and stays",
+                    "log-ins could not be checked, and stay",
+                ),
                 conf.get().ws_auth_recheck,
                 error,
             )

@@ -41,6 +41,8 @@ class Watch:
         if not self._all and self._timer is not None:
             self._timer.cancel()
             self._timer = None
+            if (work := self._where[2]) is not None:
+                work.log_in_watch = None  # they refer to each other
             # Classes may be made at any time, and must not stay for their looks.
             self._looks = {kind: looks for kind, looks in self._looks.items() if not looks.is_idle}
 
@@ -79,10 +81,17 @@ _watches: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Place, Watch]] = Wea
 
 def watch_here() -> Watch:
     """The watch of the running event loop, whose database work is done where that of the
-    current context is: outside tests there is one.
+    current context is. There is one outside tests, and one for each connection whose handler
+    overrides ``unit_of_work``.
     """
     loop = asyncio.get_running_loop()
     where = place()
+    _, _, work = where
+    if work is not None:
+        if work.log_in_watch is None:
+            work.log_in_watch = Watch(where)
+        own: Watch = work.log_in_watch
+        return own
     watches = _watches.setdefault(loop, {})
     watch = watches.get(where)
     if watch is None:

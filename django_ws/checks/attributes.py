@@ -12,6 +12,7 @@ from django.core.checks import CheckMessage, Error
 from django_ws import conf
 from django_ws.connection import Overflow
 from django_ws.handler import WebSocketHandler
+from django_ws.headers import checked_headers
 from django_ws.rate_limit import parse_rate
 
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2, as RFC 6455, 4.1 asks
@@ -39,6 +40,14 @@ def _subprotocols_fault(value: Any) -> str:
     for item in value:
         if not isinstance(item, str) or not TOKEN.fullmatch(item):
             return f"{item!r} is not a name that the subprotocol header can carry"
+    return ""
+
+
+def _headers_fault(value: Any) -> str:
+    try:
+        checked_headers("the value", value)
+    except (TypeError, ValueError) as error:
+        return str(error)
     return ""
 
 
@@ -78,6 +87,10 @@ ATTRIBUTES: dict[str, tuple[Callable[[Any], str], str]] = {
     "subprotocols": (
         _subprotocols_fault,
         'Write, for example, subprotocols = ["chat.v1"]: no spaces, commas, slashes or quotes.',
+    ),
+    "accept_headers": (
+        _headers_fault,
+        'Write pairs of str, for example accept_headers = [("X-Version", "2")].',
     ),
     "max_message_size": (
         _size_fault,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any
 
+from asgiref.sync import iscoroutinefunction
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004  (Django's name)
 
 from django_ws.checks.attributes import check_attributes
@@ -15,6 +16,7 @@ from django_ws.hooks import HOOKS
 from django_ws.signatures import takes
 
 ELSEWHERE = {"on_disconnect": "on_close", "on_receive": "on_message"}  # in other frameworks
+PLAIN = {"may_subscribe", "unit_of_work"}  # never async def
 SIMILAR = 0.8  # of 1.0; below that it is rather a method of the project's own
 
 
@@ -56,6 +58,13 @@ def _check_hook(
         yield Error(
             f"{place} contains a yield, so calling it would run nothing.",
             hint="Send with await self.send(message) instead of yield.",
+            id="django_ws.E011",
+        )
+        return
+    if name in PLAIN and iscoroutinefunction(function):
+        yield Error(
+            f"{place} is async def, and its result would be a coroutine.",
+            hint=f"Write {right.removeprefix('async ')}, and read what it needs in on_connect.",
             id="django_ws.E011",
         )
         return

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from contextvars import Context
 
+from django_ws.counted import counted
 from django_ws.exceptions import BroadcastError
 
 logger = logging.getLogger("django.ws")
@@ -49,7 +50,8 @@ class Losses:
                 FIRST_INTERVAL if was_quiet else min(2 * self._interval, LONGEST_INTERVAL)
             )
             self._next = now + self._interval
-            logger.warning("%d broadcasts were lost: %s", self._number, self._error)
+            lost = counted(self._number, "broadcast was lost", "broadcasts were lost")
+            logger.warning("%s: %s", lost, self._error)
             self._number = 0
             self._is_told = True
 
@@ -60,9 +62,9 @@ class Losses:
             self._is_told = False
             self._stop_timer()
             logger.warning(
-                "Broadcasts are taken again by %s; %d more were lost meanwhile.",
+                "Broadcasts are taken again by %s; %s lost meanwhile.",
                 self._error.server,
-                self._number,
+                counted(self._number, "more was", "more were"),
             )
             self._number = 0
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from counter.models import Counter, key_of
 from django_ws import WebSocketHandler
+from django_ws.exceptions import InvalidMessage
 
 
 class CounterHandler(WebSocketHandler):
@@ -31,7 +32,10 @@ class CounterHandler(WebSocketHandler):
             case {"do": "reset"}:
                 Counter.reset(key)
             case _:
-                self.send({"error": "send an increment or a reset"})
+                raise InvalidMessage("send an increment or a reset")
+
+    def on_invalid_message(self, error: InvalidMessage) -> None:
+        self.send({"error": error.reason})  # and the connection goes on
 
     def on_broadcast_gap(self, topics: frozenset[str]) -> None:
         self.show()

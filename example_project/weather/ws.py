@@ -3,6 +3,7 @@
 from typing import Any
 
 from django_ws import WebSocketHandler
+from django_ws.exceptions import InvalidMessage
 from weather.forecast import CITIES, Forecast
 
 PERIOD = 2  # seconds between two changes
@@ -26,7 +27,10 @@ class WeatherHandler(WebSocketHandler):
             case {"pause": True}:
                 await self.cancel_task("forecast")
             case _:
-                await self.send({"error": "send a city of the list, or a pause"})
+                raise InvalidMessage("send a city of the list, or a pause")
+
+    async def on_invalid_message(self, error: InvalidMessage) -> None:
+        await self.send({"error": error.reason})  # and the connection goes on
 
     async def push(self, city: str) -> None:
         """Send the forecast now and after each period, until it is cancelled."""

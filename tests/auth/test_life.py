@@ -450,7 +450,7 @@ async def test_a_socket_whose_log_in_cannot_be_checked_stays(
 
             patched.setattr(SessionLogin, "ended", broken)
             the_handler().request.login.check()
-            await until(lambda: "1 log-ins could not be checked" in caplog.text)
+            await until(lambda: "1 log-in could not be checked" in caplog.text)
             await stays(ws)
         await Session.objects.all().adelete()
         the_handler().request.login.check()

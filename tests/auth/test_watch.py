@@ -126,7 +126,7 @@ async def test_a_check_that_hangs_fails_when_its_time_is_up(
         assert "takes longer than 0.05 s" in str(answers[0])
     open_one = next(iter(watch._all))
     watch.check(open_one)
-    await until(lambda: "1 log-ins could not be checked, and stay" in caplog.text)
+    await until(lambda: "1 log-in could not be checked, and stays" in caplog.text)
     settings.WS_CONNECT_TIMEOUT = SECONDS
     assert await Simple(Robot()).begin(ends) is True
 

@@ -190,11 +190,11 @@ class Wire:
 
 
 @contextmanager
-def wire(site: str, path: str, cookie: str = "") -> Iterator[Wire]:
+def wire(site: str, path: str, cookie: str = "", **options: Any) -> Iterator[Wire]:
     headers = {"Cookie": cookie} if cookie else {}
     url = site.replace("http", "ws", 1) + path
     # No proxy: the environment may name one, and the server is on this machine.
     with connect(
-        url, additional_headers=headers, open_timeout=WAIT_SECONDS, proxy=None
+        url, additional_headers=headers, open_timeout=WAIT_SECONDS, proxy=None, **options
     ) as connection:
         yield Wire(connection)

@@ -91,7 +91,7 @@ def test_a_full_process_answers_503_and_takes_the_next_when_one_has_gone(small: 
         for _ in range(3):
             response = small.refused("echo/")
             assert response.status_code == 503
-            assert response.headers["Retry-After"] == "10"
+            assert 1 <= int(response.headers["Retry-After"]) <= 10
             assert response.body == b"Service Unavailable"
         first.send("1")
         assert first.recv(5) == "1"

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page, WebSocket, expect
+from websockets.exceptions import ConnectionClosed
 
-from tests.e2e.browsing import EXAMPLE, address, expect_state, log_in, serve
+from tests.e2e.browsing import (
+    EXAMPLE,
+    WAIT_SECONDS,
+    Cookies,
+    address,
+    expect_state,
+    log_in,
+    serve,
+    wire,
+)
 from tests.e2e.project import manage
 
 
@@ -159,3 +171,26 @@ def test_demo_key_is_refused_without_debug() -> None:
 def test_system_checks_find_nothing(database: str) -> None:
     done = manage(EXAMPLE, "check", "--fail-level", "WARNING", DEMO_DATABASE=database)
     assert done.returncode == 0, done.stderr
+
+
+def test_whatever_a_client_sends_is_no_error_of_the_sites(
+    database: str, site: str, cookies: Cookies
+) -> None:
+    """The words that the handlers know, with values that no page sends."""
+    odd: list[Any] = [None, True, 0, -1.5, "", "a\0b", [], [[]], {}, {"": {}}, "x" * 3000, 2**63]
+    words = ["city", "pause", "do", "enter", "say", "token", "ticket", "type"]
+    messages = [*odd, *({word: value} for word in words for value in odd)]
+    with serve(database) as server:
+        for path in ("weather", "echo", "counter", "chat", "notifications"):
+            for cookie in ("", cookies["alice"]):
+                waiting = [json.dumps(message) for message in messages]
+                while waiting:
+                    with (
+                        suppress(ConnectionClosed),
+                        wire(address(server), f"/ws/{path}/", cookie, max_queue=None) as opened,
+                    ):
+                        while waiting:
+                            opened.connection.send(waiting.pop())
+                            opened.connection.ping(ack_on_close=True).wait(WAIT_SECONDS)
+    assert "ERROR" not in server.printed
+    assert "1011" not in server.printed

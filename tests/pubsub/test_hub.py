@@ -388,7 +388,7 @@ async def test_the_end_while_a_gap_waits(
         await turns()
         fickle.made[0].lose("room")
         await abroadcast("room", 2)
-        await until(lambda: len(subscriber._waiting) == 2)  # type: ignore[attr-defined]
+        await until(lambda: len(subscriber.queue._items) == 2)  # type: ignore[attr-defined]
         await handler.close()
         assert handler.dropped == 1  # the broadcast
         subscriber.deliver(Broadcast("room", seal(3)))

@@ -97,14 +97,32 @@ async def test_after_the_close() -> None:
         handler = peer.handler
         await handler.subscribe("a")
         await handler.close()
-        assert handler.subscriptions == frozenset()
+        assert handler.subscriptions == {"a"}  # as it was then
+        await handler.unsubscribe("a")
         with pytest.raises(ConnectionClosed):
-            await handler.subscribe("a")
+            await handler.subscribe("b")
+        assert handler.subscriptions == {"a"}
         await peer.ended()
         with pytest.raises(ConnectionClosed):
             await handler.subscribe("a")
         await handler.unsubscribe("a")
         assert handler.subscriptions == frozenset()
+
+
+async def test_what_was_joined_is_known_in_on_close() -> None:
+    class Leaving(WebSocketHandler):
+        topics = ("room",)
+
+        async def on_message(self, message: Any) -> None:
+            await self.subscribe(message)
+
+        async def on_close(self) -> None:
+            await self.broadcast(self.subscriptions, "has left")
+
+    async with client(Leaving) as stays, WebSocketClient(PATH) as leaves:
+        await leaves.send("other")
+        await leaves.close()
+        assert await stays.receive() == "has left"
 
 
 async def test_a_handler_may_broadcast_its_own_end() -> None:
@@ -224,12 +242,13 @@ async def test_on_broadcast_may_be_a_plain_function() -> None:
         assert await ws.receive() == [False, 1]
 
 
-async def test_on_broadcast_runs_one_at_a_time_in_order_beside_on_message() -> None:
+async def test_with_concurrent_broadcasts_on_broadcast_may_overlap_on_message() -> None:
     going_on = asyncio.Event()
     running: list[int] = []
 
     class Slow(WebSocketHandler):
         topics = ("room",)
+        concurrent_broadcasts = True
 
         async def on_broadcast(self, topic: str, message: Any) -> None:
             running.append(message)
@@ -595,7 +614,7 @@ async def test_a_gap_before_on_open_has_returned_waits_for_it(
         await abroadcast("a", 1)
         await turns()
         opening.set()
-        assert [await ws.receive(), await ws.receive()] == ["gap", 1]
+        assert [await ws.receive(), await ws.receive()] == [1, "gap"]
 
 
 async def test_who_has_no_hook_for_a_gap_hears_nothing_of_it(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from django_ws import WebSocketHandler, acting, client_address, conf, inbound
+from django_ws import WebSocketHandler, client_address, conf, inbound
 from django_ws.auth import FirstMessageAuthMixin, looks
 from django_ws.auth.tokens import authenticator, ticket
 from django_ws.pubsub import outbox, topics
@@ -86,7 +86,6 @@ def test_what_cannot_be_changed_is_in_the_table() -> None:
         f"{ticket.TICKET_SECONDS} s",
         shown(base.PUBLISH_SECONDS),
         shown(outbox.MAX_WAITING_BYTES),
-        shown(acting.BLOCKING_CALL_SECONDS),
         shown(looks.MAX_BATCH),
         shown(client_address.MAX_HOPS),
     ]

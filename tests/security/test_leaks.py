@@ -256,7 +256,7 @@ class TestNoWayOfLoggingInIsTold:
                 assert (outcome, number > 0) == ("open", True)
                 break
             # Those who are in are looked at once more as soon as orders are heard.
-            assert outcome != "open" or "1 log-ins could not be checked" in output.everything
+            assert outcome != "open" or "1 log-in could not be checked" in output.everything
         else:
             pytest.fail("more than ten queries")
 

@@ -190,8 +190,8 @@ def test_the_servers_graceful_time_out_bounds_all() -> None:
         assert rest(telling)[1:] == ["last word", 1012]
         ended(server)
         log = [event["message"] for event in server.events(None) if event["event"] == "log"]
-    assert "2 sockets are closed over 0 s, not over WS_DRAIN_SECONDS: there are 5 s" in log[0]
-    assert "1 connections have not ended, and are cancelled: /blocks/" in log[-1]
+    assert "2 connections are closed over 0 s, not over WS_DRAIN_SECONDS: there are 5 s" in log[0]
+    assert "1 connection has not ended, and is cancelled: /blocks/" in log[-1]
 
 
 def rest_until(ws: ClientConnection, text: str) -> bool:

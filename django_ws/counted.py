@@ -1,0 +1,6 @@
+"""Numbers in log lines that agree with their nouns."""
+
+
+def counted(number: int, one: str, many: str) -> str:
+    """``counted(1, "broadcast was lost", "broadcasts were lost")``: "1 broadcast was lost"."""
+    return f"{number} {one if number == 1 else many}"

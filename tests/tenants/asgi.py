@@ -1,0 +1,3 @@
+from django_ws import get_websocket_application
+
+application = get_websocket_application()
