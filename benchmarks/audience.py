@@ -21,9 +21,14 @@ _PATIENCE = 10.0  # seconds without a single delivery
 def _django_ws(topic: str, text: str) -> tuple[bytes, bytes]:
     from django_ws.conf import DEFAULT_PREFIX  # Django is not set up at import
     from django_ws.pubsub.backends.base import channel_of
+    from django_ws.pubsub.backends.redis_location import site_of
+    from django_ws.pubsub.backends.sequence import HEAD, MESSAGE
     from django_ws.pubsub.envelope import seal
 
-    return channel_of(DEFAULT_PREFIX, topic), seal(json.loads(text))
+    # The number of a call has eight bytes, as the number in the text has: both are replaced.
+    number = int.from_bytes(b"%d" % _FIRST)
+    head = HEAD.pack(MESSAGE, b"the load", number, number)
+    return channel_of(site_of(DEFAULT_PREFIX), topic), head + seal(json.loads(text))
 
 
 def _bare(topic: str, text: str) -> tuple[bytes, bytes]:

@@ -297,6 +297,9 @@ class Proxy:
     def unbar(self) -> None:
         self._barred.clear()
 
+    def _is_barred(self, client: str) -> bool:
+        return not self._barred.isdisjoint({client, self.EVERYBODY})
+
     def close(self) -> None:
         self._is_closed = True
         with suppress(OSError):
@@ -326,7 +329,7 @@ class Proxy:
                 near, (client, *_) = self._listener.accept()
             except OSError:
                 return
-            if self._barred & {client, self.EVERYBODY}:
+            if self._is_barred(client):
                 near.close()
                 continue
             self._sockets.add(near)
@@ -337,6 +340,8 @@ class Proxy:
                 self._sockets.discard(near)
                 continue
             self._sockets.add(far)
+            if self._is_barred(client):  # meanwhile
+                self.cut()
             self._run(self._pump, near, far)
             self._run(self._pump, far, near)
 

@@ -28,6 +28,7 @@ from tests.redis_server import RedisServer
 REFUSED = r"it does not answer \(.*\): refused until it answers a probe"
 TOO_LATE = r"no answer|took it|not taken"
 SECONDS = 0.8  # that publishing may take
+CLUSTER_SECONDS = 2.0  # of which each step has a part
 
 
 class Clock:
@@ -103,8 +104,9 @@ def test_only_silence_opens_it() -> None:
 class Freezing:
     """A server that can be frozen, with the two publishers for it."""
 
-    def __init__(self, server: Any, backend: Any, publisher: Any) -> None:
+    def __init__(self, server: Any, backend: Any, publisher: Any, seconds: float) -> None:
         self.server, self.backend, self.publisher = server, backend, publisher
+        self.seconds = seconds
 
     def freeze(self) -> None:
         self.server.freeze()
@@ -143,17 +145,18 @@ def freezing(request: pytest.FixtureRequest) -> Iterator[Freezing]:
     if request.param == "zeromq":
         proxy: ProxyProcess = request.getfixturevalue("proxy")
         own = ZeroMQBackend(proxy.location, "t:", options)
-        yield FreezingProxy(proxy, own, ZeroMQPublisher(proxy.location, "t:", options))
+        yield FreezingProxy(proxy, own, ZeroMQPublisher(proxy.location, "t:", options), SECONDS)
         proxy.signal(signal.SIGCONT)
     elif request.param == "redis":
         with RedisServer() as server:
             backend = RedisBackend(server.url, "t:", options)
-            yield Freezing(server, backend, RedisPublisher(server.url, "t:", options))
+            yield Freezing(server, backend, RedisPublisher(server.url, "t:", options), SECONDS)
     else:
+        options = {"publish_timeout": CLUSTER_SECONDS}
         cluster: RedisCluster = request.getfixturevalue("cluster")
         backend = RedisBackend(cluster.location, "t:", options)
         publisher = RedisPublisher(cluster.location, "t:", options)
-        yield Freezing(cluster.nodes[0], backend, publisher)
+        yield Freezing(cluster.nodes[0], backend, publisher, CLUSTER_SECONDS)
         cluster.mend()
 
 
@@ -229,7 +232,7 @@ async def test_a_caller_who_was_given_up_has_waited_for_nothing(freezing: Freezi
     await backend.publish("a", b"1")
     freezing.freeze()
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(SECONDS * 0.7):
+        async with asyncio.timeout(freezing.seconds * 0.7):
             await backend.publish("a", b"in vain")
     with pytest.raises(BroadcastError, match=REFUSED):
         await backend.publish("a", b"in vain")
@@ -294,7 +297,7 @@ async def test_a_frozen_node_of_a_cluster_does_not_stop_broadcasts_to_the_others
             next(f"{{{tag}}}" for tag in map(str, range(1000)) if _slot(tag) in slots)
             for slots in map(cluster.slots_of, (first, second))
         )
-        options = {"publish_timeout": SECONDS}
+        options = {"publish_timeout": CLUSTER_SECONDS}
         publisher = ClusterPublisher(cluster.location, "t:", options)
         async with Listening(cluster.location, well, options=options) as here:
 

@@ -17,10 +17,11 @@ import redis
 
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub import Publisher
-from django_ws.pubsub.backends import redis_listener
+from django_ws.pubsub.backends import redis_replies
 from django_ws.pubsub.backends.redis import RedisBackend, RedisPublisher
-from django_ws.pubsub.backends.redis_listener import Listener, _send
+from django_ws.pubsub.backends.redis_listener import Listener
 from django_ws.pubsub.backends.redis_location import Location, abort, connect
+from django_ws.pubsub.backends.redis_replies import send
 from tests.pubsub.listening import Listening, channel_of, eventually
 from tests.redis_server import RedisServer, until
 
@@ -168,7 +169,7 @@ async def test_who_reads_the_stream_slowly_stops_the_reading_and_loses_nothing(
 async def test_without_hiredis(
     server: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_listener, "hiredis", None)
+    monkeypatch.setattr(redis_replies, "hiredis", None)
     async with Listening(server.url, "a", "b", prefix=prefix) as here:
         await here.backend.publish_many([("a", b"1"), ("b", b"2"), ("a", b"3")])
         await here.has(messages=3)
@@ -279,10 +280,10 @@ async def test_a_subscription_taken_back_at_any_moment_leaves_none(
 async def test_nothing_is_sent_over_a_closed_connection(server: RedisServer) -> None:
     """redis-py would open a new one, and the gap would go unnoticed."""
     connection = await connect(Location(server.url, {}).pool())
-    await _send(connection, "PING")
+    await send(connection, "PING")
     await abort(connection)
     with pytest.raises(redis.ConnectionError, match="closed"):
-        await _send(connection, "PING")
+        await send(connection, "PING")
     assert not connection.is_connected
 
 

@@ -61,6 +61,7 @@ def test_a_node_that_hears_of_half_of_the_others_may_be_relied_upon() -> None:
         node("e", "master,fail", 0.0),
         node("f", "slave", 0.0, slots=""),
         node("g", "master", 0.0, slots=""),  # which has no vote
+        node("h", "master", 0.0, slots="[7-<-b]"),  # nor has this one
     )
     assert found.sure_seconds == SURE
     assert left(found) == pytest.approx(SURE - 3.0, abs=0.5)  # two of the four others

@@ -13,7 +13,8 @@ import pytest
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub import outbox
 from django_ws.pubsub.backends.redis_cluster import ClusterBackend, ClusterPublisher
-from django_ws.pubsub.backends.redis_listener import Listener, SetListener
+from django_ws.pubsub.backends.redis_listener import SetListener
+from django_ws.pubsub.backends.redis_outage import Outage
 from django_ws.pubsub.outbox import Outbox
 from tests.pubsub.listening import Listening, channel_of, eventually
 from tests.pubsub.test_redis_cluster import masters_of, slot_of, topics_of
@@ -629,7 +630,7 @@ async def test_answers_that_were_on_their_way_are_told_apart(lone_node: RedisClu
 async def test_nobody_there_is_told_once_and_tried_with_growing_waits(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Listener, "FIRST_REMINDER", 0.3)
+    monkeypatch.setattr(Outage, "FIRST_REMINDER", 0.3)
     location = [("127.0.0.1", free_port())]
     async with Listening(location, prefix=PREFIX) as here:
         waiting = asyncio.ensure_future(here.backend.subscribe(["a"]))

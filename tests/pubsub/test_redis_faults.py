@@ -19,6 +19,7 @@ from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends import base
 from django_ws.pubsub.backends.redis import RedisPublisher
 from django_ws.pubsub.backends.redis_listener import Listener
+from django_ws.pubsub.backends.redis_outage import Outage
 from tests.pubsub.listening import Listening, eventually, until_taken
 from tests.redis_server import Proxy, RedisServer
 
@@ -139,7 +140,7 @@ async def test_a_server_that_is_down_at_the_start_is_waited_for(
 ) -> None:
     monkeypatch.setattr(Listener, "FIRST_WAIT", 0.01)
     monkeypatch.setattr(Listener, "LONGEST_WAIT", 0.02)
-    monkeypatch.setattr(Listener, "FIRST_REMINDER", 0.1)
+    monkeypatch.setattr(Outage, "FIRST_REMINDER", 0.1)
     server.kill()
     async with Listening(server.url) as here:
         subscribing = [asyncio.create_task(here.subscribe(topic)) for topic in ("a", "b")]
@@ -329,7 +330,7 @@ async def test_a_full_server_is_named_and_waited_for(soon: None) -> None:
                 await here.backend.publish("a", b"1")
             with pytest.raises(BroadcastError, match=refused):
                 await asyncio.to_thread(publisher.publish, [("a", b"1")])
-            await eventually(lambda: here.listener._away_since)
+            await eventually(lambda: here.listener._outage._since)
             assert others[0].ask(b"INFO stats").count(b"rejected_connections:0") == 0
             assert not subscribing.done()
             for other in others:

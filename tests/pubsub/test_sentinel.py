@@ -19,6 +19,7 @@ from django_ws.pubsub.backends.redis import RedisPublisher
 from django_ws.pubsub.backends.redis_listener import Listener, SetListener
 from django_ws.pubsub.backends.redis_location import Location
 from django_ws.pubsub.backends.redis_master import Master, SyncMaster
+from django_ws.pubsub.backends.redis_outage import Outage
 from django_ws.pubsub.backends.redis_sentinels import (
     AsyncSentinels,
     Named,
@@ -534,7 +535,7 @@ async def test_a_gap_that_may_not_be_told_holds_up_nothing(
 async def test_a_frozen_master_is_given_up_in_a_few_seconds(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(SetListener, "FIRST_REMINDER", 1.0)
+    monkeypatch.setattr(Outage, "FIRST_REMINDER", 1.0)
     with RedisServer() as master:
         sentinel = RedisServer(f"sentinel monitor m 127.0.0.1 {master.port} 1")
         sentinel.mode = ("--sentinel",)

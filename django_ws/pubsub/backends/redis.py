@@ -45,13 +45,14 @@ class RedisBackend(ListeningBackend[Listener]):
         super().__init__(location, prefix, options)
         self._location = Location(location, options)
         self._site = self._location.site(prefix)
-        sentinels = self._location.async_sentinels()
-        self._master: LoneServer
+        self._server: LoneServer | Master
+        self._master: Master | None = None  # as sentinels name it
         listener_class: type[Listener]
-        if sentinels is None:
-            self._master, listener_class = LoneServer(self._location), Listener
+        if (sentinels := self._location.async_sentinels()) is None:
+            self._server, listener_class = LoneServer(self._location), Listener
         else:
-            self._master, listener_class = Master(self._location, sentinels), SetListener
+            self._server = self._master = Master(self._location, sentinels)
+            listener_class = SetListener
         self._publishing: Any = None  # the connection that publishes
         self._losses = 0  # of the listener, when that was opened
         self._lock = asyncio.Lock()  # the connection that publishes: one at a time
@@ -59,7 +60,7 @@ class RedisBackend(ListeningBackend[Listener]):
         self._listener = listener_class(
             self._location.server,
             self._site,
-            self._master.connect,
+            self._server.connect,
             self._look,
             self._breaker.probe_soon,
         )
@@ -111,50 +112,57 @@ class RedisBackend(ListeningBackend[Listener]):
 
     async def _probe(self) -> None:
         """Whether the server answers again. Raises where it does not."""
-        await self._drop()
         try:
             async with asyncio.timeout(Breaker.PROBE_SECONDS):
-                await self._open()
-                await self._publishing.send_command("PING", check_health=False)
-                await answer_of(self._publishing)
+                connection = await self._open()
+                await connection.send_command("PING", check_health=False)
+                await answer_of(connection)
         except BaseException:
             await self._drop()
             raise
 
-    async def _open(self) -> None:
+    async def _open(self) -> Any:
+        await self._drop()
         self._losses = self._listener.losses
-        self._publishing = await self._master.connect()
+        self._publishing = await self._server.connect()
+        return self._publishing
+
+    async def _connection(self) -> Any:
+        """To the right server."""
+        connection = self._publishing
+        if connection is None or not self._is_usable(connection):
+            return await self._open()
+        if self._master and await self._master.is_left(connection):
+            return await self._open()
+        return connection
 
     async def _publish(self, messages: Messages, answers: Answers) -> None:
         master = self._master
         try:
-            if self._publishing is not None and not await self._is_usable(self._publishing):
-                await self._drop()
-            if self._publishing is None:
-                await self._open()
-            connection = self._publishing
-            gaps = master.missed(connection)
+            connection = await self._connection()
+            gaps = master.missed(connection) if master else ()
             with self._sender.call() as head:
                 connection._writer.write(packed(self._site, head, messages, gaps))
                 await connection._writer.drain()
                 for _ in gaps:
                     await answer_of(connection)  # who may not be told so, is not
-                master.settle(gaps)
                 for _ in messages:
                     answers.append(await answer_of(connection))
-            try:
-                await master.confirm(connection, (topic for topic, _ in messages))
-            except BaseException:
-                answers.clear()  # it took them, and nobody may have heard them
-                raise
+            if master:
+                master.settle(gaps)
+                try:
+                    await master.confirm(connection, (topic for topic, _ in messages))
+                except BaseException:
+                    answers.clear()  # it took them, and nobody may have heard them
+                    raise
         except BaseException:
             await self._drop()
             raise
 
     async def _look(self, connection: Any) -> Look:
         """Of the listener."""
-        look = await self._master.look(connection)
-        if self._master.missed(connection):
+        look = await self._server.look(connection)
+        if self._master and self._master.missed(connection):
             with suppress(Exception):  # then later
                 async with asyncio.timeout(SETTLE_SECONDS), self._lock:
                     await self._publish((), [])
@@ -165,10 +173,9 @@ class RedisBackend(ListeningBackend[Listener]):
         if connection is not None:
             await abort(connection)
 
-    async def _is_usable(self, connection: Any) -> bool:
-        """Whether the server has neither closed it nor said something unasked, and is still the
-        right one, and the listener has not lost its own meanwhile: the server may be another one
-        since then.
+    def _is_usable(self, connection: Any) -> bool:
+        """Whether the server has neither closed it nor said something unasked, and the listener
+        has not lost its own meanwhile: the server may be another one since then.
 
         The system is asked, not asyncio: the event loop may not have looked at the socket yet.
         """
@@ -176,6 +183,4 @@ class RedisBackend(ListeningBackend[Listener]):
             return False
         with selectors.DefaultSelector() as selector:
             selector.register(connection._writer.get_extra_info("socket"), selectors.EVENT_READ)
-            if selector.select(0) or connection._reader.at_eof():
-                return False
-        return not await self._master.is_left(connection)
+            return not (selector.select(0) or connection._reader.at_eof())

@@ -85,8 +85,8 @@ def _silence(nodes: str, now: float) -> float:
         _, _, flags, _, _, pong_at, _, link, *slots = line.split()
         states = flags.split(",")
         knows_itself |= "myself" in states
-        if "master" not in states or not slots:
-            continue
+        if "master" not in states or not any(slot[0] != "[" for slot in slots):
+            continue  # it has no vote: it has no slots, or only such as are on their way
         masters += 1
         if "myself" in states:
             is_master = True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import random
 import time
@@ -21,9 +20,7 @@ from django_ws.pubsub.backends.redis_cluster_node import Inbox, NodeListener, To
 from django_ws.pubsub.backends.redis_cluster_nodes import Nodes, name_of
 from django_ws.pubsub.backends.redis_cluster_slots import Node
 from django_ws.pubsub.backends.redis_listener import Listener
-from django_ws.pubsub.backends.redis_location import cause
-
-logger = logging.getLogger("django.ws")
+from django_ws.pubsub.backends.redis_outage import Outage
 
 ASK_SECONDS = 1.0  # at most, between two questions for the slots while topics have no place
 FIRST_ASK_SECONDS = 0.05
@@ -52,7 +49,7 @@ class ClusterListener:
         self._questions = 0  # answered since every topic had its place
         self._questions_failed = 0  # in a row
         self._ask_at = 0.0
-        self._outage = Outage(nodes.server)
+        self._outage = Outage(nodes.server, "Some broadcasts")
         self._inbox = Inbox(nodes.server)
         self._second_gaps: deque[tuple[float, Topic]] = deque()  # when they are due
         self._topics = self._inbox.topics
@@ -282,45 +279,3 @@ def _wait(failures: int) -> float:
     """Seconds before the next attempt after so many failures in a row."""
     wait = min(Listener.FIRST_WAIT * 2.0 ** min(failures - 1, 30), Listener.LONGEST_WAIT)
     return wait * random.uniform(0.5, 1.0)
-
-
-class Outage:
-    """Tells the log once that broadcasts do not arrive, then at growing intervals, then once
-    that they do again.
-    """
-
-    def __init__(self, server: str) -> None:
-        self._server = server
-        self._since: float | None = None
-        self._reminder = 0.0
-        self._next_reminder = 0.0
-
-    def go_on(self, where: str, error: Exception, heard_at: float | None = None) -> None:
-        """``heard_at``: when there was the last sign of life, if there was one."""
-        now = time.monotonic()
-        if self._since is None:
-            self._since = now if heard_at is None else heard_at
-            self._reminder = Listener.FIRST_REMINDER
-            logger.warning(
-                "Some broadcasts do not arrive: no connection to %s (%s). It is tried again and "
-                "again.",
-                where,
-                cause(error),
-            )
-        elif now >= self._next_reminder:
-            self._reminder = min(self._reminder * 2, Listener.LONGEST_REMINDER)
-            logger.warning(
-                "Some broadcasts do not arrive for %.0f s: still no connection to %s (%s).",
-                now - self._since,
-                where,
-                cause(error),
-            )
-        else:
-            return
-        self._next_reminder = now + self._reminder
-
-    def end(self) -> None:
-        if self._since is not None:
-            away = time.monotonic() - self._since
-            self._since = None
-            logger.warning("Broadcasts arrive again from %s, after %.1f s.", self._server, away)

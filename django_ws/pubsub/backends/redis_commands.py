@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import redis
@@ -10,28 +10,24 @@ import redis
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends.base import channel_of
 from django_ws.pubsub.backends.redis_location import cause
-from django_ws.pubsub.backends.sequence import order_of_gap
+from django_ws.pubsub.backends.sequence import HEAD, order_of_gap
+
+_COMMAND = b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b%b\r\n"
 
 
 def packed(
-    site: str, head: bytes, messages: Sequence[tuple[str, bytes]], gaps: Iterable[str] = ()
+    site: str, head: bytes, messages: Iterable[tuple[str, bytes]], gaps: Iterable[str] = ()
 ) -> bytes:
     """The commands for topics that get a gap, and then for (topic, data) pairs."""
-    order = order_of_gap(head)
-    commands = [_command(site, topic, order, b"") for topic in gaps]
-    commands += [_command(site, topic, head, data) for topic, data in messages]
+    commands = []
+    for topic in gaps:
+        channel = channel_of(site, topic)
+        order = order_of_gap(head)
+        commands.append(_COMMAND % (len(channel), channel, len(order), order, b""))
+    for topic, data in messages:
+        channel = channel_of(site, topic)
+        commands.append(_COMMAND % (len(channel), channel, HEAD.size + len(data), head, data))
     return commands[0] if len(commands) == 1 else b"".join(commands)
-
-
-def _command(site: str, topic: str, head: bytes, data: bytes) -> bytes:
-    channel = channel_of(site, topic)
-    return b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b%b\r\n" % (
-        len(channel),
-        channel,
-        len(head) + len(data),
-        head,
-        data,
-    )
 
 
 def is_silence(error: BaseException) -> bool:

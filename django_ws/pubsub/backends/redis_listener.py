@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import random
 import time
@@ -16,15 +15,10 @@ from redis import exceptions
 
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends.base import Gap, Received, channel_of
-from django_ws.pubsub.backends.redis_location import abort, cause
+from django_ws.pubsub.backends.redis_location import abort
+from django_ws.pubsub.backends.redis_outage import Outage
+from django_ws.pubsub.backends.redis_replies import replies_of, send
 from django_ws.pubsub.backends.sequence import Arrivals
-
-try:
-    import hiredis
-except ImportError:  # pragma: no cover - redis-py's own parser then, several times slower
-    hiredis = None  # type: ignore[assignment]
-
-logger = logging.getLogger("django.ws")
 
 
 class Look(NamedTuple):
@@ -49,8 +43,6 @@ class Listener:
     FIRST_WAIT = 0.1  # before the first attempt to connect again; doubled each time, jittered
     LONGEST_WAIT = 30.0
     STEADY_SECONDS = 5.0  # a connection that held so long: the waits begin anew
-    FIRST_REMINDER = 10.0  # in the log, while the server is away; doubled each time
-    LONGEST_REMINDER = 600.0
     NAMES = 500  # at most, in one command
     MAX_WAITING_BYTES = 8 * 1024 * 1024  # not taken from the stream: no more is read then
     DOUBT_SECONDS = 10.0  # after a new server has been found: nobody publishes to the old one then
@@ -82,10 +74,7 @@ class Listener:
         self._heard_at: float | None = None
         self._waiting: deque[Received] = deque()
         self._size = 0  # bytes read since the stream was empty
-        # Since when there is no connection, and when the log tells so again:
-        self._away_since: float | None = None
-        self._next_reminder = 0.0
-        self._reminder = 0.0
+        self._outage = Outage(server, "Broadcasts")
         self._is_closed = False
         self._is_connected = False
         self._task: asyncio.Task[None] | None = None
@@ -242,7 +231,7 @@ class Listener:
         """All commands but later PINGs. The first PING's answer follows those to the first
         SUBSCRIBEs: everything is confirmed again then."""
         await self._send_changes(connection)
-        await _send(connection, "PING")
+        await send(connection, "PING")
         while True:
             await self._wake_writer.wait()
             self._wake_writer.clear()
@@ -266,9 +255,9 @@ class Listener:
             self._owed = len(gone) + len(come)
             self._nothing_owed.clear()
             if gone:
-                await _send(connection, "UNSUBSCRIBE", *gone)
+                await send(connection, "UNSUBSCRIBE", *gone)
             if come:
-                await _send(connection, "SUBSCRIBE", *come)
+                await send(connection, "SUBSCRIBE", *come)
             if self._owed:
                 await self._nothing_owed.wait()
 
@@ -298,7 +287,7 @@ class Listener:
                 try:
                     async with asyncio.timeout(self.PONG_SECONDS / 2):
                         if not half:
-                            await _send(connection, "PING")
+                            await send(connection, "PING")
                         await self._heard.wait()
                     break
                 except TimeoutError:
@@ -323,33 +312,11 @@ class Listener:
         self._changed.clear()
         self._subscribed.clear()
         self._unanswered.clear()
-        now = time.monotonic()
-        if self._away_since is None:
-            self._away_since = now if self._heard_at is None else self._heard_at
-            self._reminder = self.FIRST_REMINDER
-            logger.warning(
-                "Broadcasts do not arrive: no connection to %s (%s). It is tried again and again.",
-                self.server,
-                cause(error),
-            )
-        elif now >= self._next_reminder:
-            self._reminder = min(self._reminder * 2, self.LONGEST_REMINDER)
-            logger.warning(
-                "Broadcasts do not arrive for %.0f s: still no connection to %s (%s).",
-                now - self._away_since,
-                self.server,
-                cause(error),
-            )
-        else:
-            return
-        self._next_reminder = now + self._reminder
+        self._outage.go_on(self.server, error, self._heard_at)
 
     def _back(self) -> None:
         self._on_back()
-        if self._away_since is not None:
-            away = time.monotonic() - self._away_since
-            self._away_since = None
-            logger.warning("Broadcasts arrive again from %s, after %.1f s.", self.server, away)
+        self._outage.end()
         if self._lost:
             topics = frozenset(self._names[channel] for channel in self._lost)
             self._lost.clear()
@@ -364,29 +331,3 @@ class SetListener(Listener):
     PING_SECONDS = 2.0
     PONG_SECONDS = 2.5
     LONGEST_WAIT = 2.0
-
-
-async def _send(connection: Any, *command: str | bytes) -> None:
-    if not connection.is_connected:  # redis-py would connect again, in silence
-        raise exceptions.ConnectionError("the connection is closed")
-    await connection.send_command(*command, check_health=False)
-
-
-async def replies_of(connection: Any) -> AsyncIterator[tuple[list[Any], int]]:
-    """What comes in, and its size, as much at a time as is there."""
-    if hiredis is None:
-        while True:
-            reply = await connection.read_response(disable_decoding=True)
-            yield [reply], len(reply[2]) if reply[0] == b"message" else 0
-    # Straight from the connection's StreamReader: read_response() takes ten times as long for
-    # a message. Nothing is left in redis-py's own parser: it has read all answers to its
-    # commands, and none was sent that makes the server speak by itself.
-    stream: asyncio.StreamReader = connection._reader
-    parser = hiredis.Reader(replyError=exceptions.ResponseError)
-    while data := await stream.read(65536):
-        parser.feed(data)
-        replies = []
-        while (reply := parser.gets()) is not False:
-            replies.append(reply)
-        yield replies, len(data)
-    raise exceptions.ConnectionError("the server closed the connection")

@@ -45,25 +45,10 @@ class LoneServer:
         return await connect(self._pool)
 
     async def look(self, connection: Any) -> Look:
-        """Of the listener, now and then."""
         return Look()
 
-    async def is_left(self, connection: Any) -> bool:
-        """Before publishing: whether another one is the master now."""
-        return False
 
-    async def confirm(self, connection: Any, topics: Topics) -> None:
-        """After something was taken. Raises ``ConnectionError`` where it was the wrong server."""
-
-    def missed(self, connection: Any) -> Sequence[str]:
-        """Topics whose listeners are to be told a gap through this server."""
-        return ()
-
-    def settle(self, topics: Topics) -> None:
-        """They are told."""
-
-
-class Master(LoneServer):
+class Master:
     """As the sentinels name it."""
 
     def __init__(self, location: Location, sentinels: AsyncSentinels) -> None:
@@ -77,51 +62,36 @@ class Master(LoneServer):
             return await connect(self._location.pool(master))
 
     async def look(self, connection: Any) -> Look:
+        """Of the listener, now and then."""
         return _look(await self._sentinels.ask(), connection)
 
     async def is_left(self, connection: Any) -> bool:
+        """Before publishing: whether another one is the master now."""
         return _is_left(await self._sentinels.ask(SURE_SECONDS), connection)
 
     async def confirm(self, connection: Any, topics: Topics) -> None:
+        """After something was taken. Raises ``ConnectionError`` where it was the wrong server."""
         _confirm(await self._sentinels.ask(SURE_SECONDS), connection, topics, self._unsettled)
 
     def missed(self, connection: Any) -> Sequence[str]:
+        """Topics whose listeners are to be told a gap through this server."""
         return _missed(self._sentinels.last, connection, self._unsettled)
 
     def settle(self, topics: Topics) -> None:
+        """They are told."""
         self._unsettled.settle(topics)
 
 
-class SyncLoneServer:
-    """As ``LoneServer``, for threads. ``end``, by time.monotonic(): when it must be over."""
-
-    def __init__(self, location: Location) -> None:
-        self._location = location
-
-    def connection(self, end: float) -> Any:
-        """A new one, not opened yet."""
-        return self._location.sync_pool().make_connection()
-
-    def is_left(self, connection: Any, end: float) -> bool:
-        return False
-
-    def confirm(self, connection: Any, topics: Topics, end: float) -> None: ...
-
-    def missed(self, connection: Any) -> Sequence[str]:
-        return ()
-
-    def settle(self, topics: Topics) -> None: ...
-
-
-class SyncMaster(SyncLoneServer):
-    """As ``Master``, for threads."""
+class SyncMaster:
+    """As ``Master``, for threads. ``end``, by time.monotonic(): when it must be over."""
 
     def __init__(self, location: Location, sentinels: SyncSentinels) -> None:
-        super().__init__(location)
+        self._location = location
         self._sentinels = sentinels
         self._unsettled = Unsettled()
 
     def connection(self, end: float) -> Any:
+        """A new one, not opened yet."""
         master = _master_of(self._sentinels.ask(end))
         return self._location.sync_pool(master).make_connection()
 

@@ -16,7 +16,7 @@ from django_ws.pubsub.backends.base import SyncPublisher
 from django_ws.pubsub.backends.breaker import Breaker, NotTried
 from django_ws.pubsub.backends.redis_commands import failure, is_silence, packed
 from django_ws.pubsub.backends.redis_location import Location, connect_sync
-from django_ws.pubsub.backends.redis_master import SyncLoneServer, SyncMaster
+from django_ws.pubsub.backends.redis_master import SyncMaster
 from django_ws.pubsub.backends.sequence import Sender
 
 Messages = Sequence[tuple[str, bytes]]
@@ -25,15 +25,20 @@ Messages = Sequence[tuple[str, bytes]]
 class _Slot:
     """A place for one connection."""
 
-    def __init__(self, master: SyncLoneServer) -> None:
-        self._master = master
+    def __init__(self, location: Location, master: SyncMaster | None) -> None:
+        self._location = location
+        self._master = master  # as sentinels name it
         self.connection: Any = None
 
     def open(self, end: float) -> None:
         """Have a connection to the right server."""
         if self.connection is None or not self._is_usable(end):
             self.close()
-            self.connection = self._master.connection(end)
+            self.connection = (
+                self._master.connection(end)
+                if self._master
+                else self._location.sync_pool().make_connection()
+            )
             connect_sync(self.connection, max(end - time.monotonic(), 0.1))
 
     def _is_usable(self, end: float) -> bool:
@@ -44,7 +49,7 @@ class _Slot:
                 return False
         except redis.RedisError:
             return False
-        return not self._master.is_left(self.connection, end)
+        return self._master is None or not self._master.is_left(self.connection, end)
 
     def close(self) -> None:
         if self.connection is not None:
@@ -79,9 +84,7 @@ class _Process:
         self.breaker = Breaker(location.server)
         self.sender = Sender()
         sentinels = location.sync_sentinels()
-        self.master = (
-            SyncLoneServer(location) if sentinels is None else SyncMaster(location, sentinels)
-        )
+        self.master = None if sentinels is None else SyncMaster(location, sentinels)
         self._is_closed = False
 
     def give_back(self, slot: _Slot | None) -> None:
@@ -142,7 +145,7 @@ class RedisPublisher(SyncPublisher):
             )
             raise BroadcastError("broadcast", location.server, reason) from None
         try:
-            slot = slot or _Slot(process.master)
+            slot = slot or _Slot(location, process.master)
             if is_probe:
                 self._probe(slot)
             else:
@@ -186,12 +189,13 @@ class RedisPublisher(SyncPublisher):
         master = process.master
         try:
             slot.open(end)
-            gaps = master.missed(slot.connection)
+            gaps = master.missed(slot.connection) if master else ()
             with process.sender.call() as head:
                 commands = packed(self._site, head, messages, gaps)
                 slot.ask(commands, len(gaps) + len(messages), end, optional=len(gaps))
-            master.settle(gaps)
-            master.confirm(slot.connection, (topic for topic, _ in messages), end)
+            if master:
+                master.settle(gaps)
+                master.confirm(slot.connection, (topic for topic, _ in messages), end)
         except BaseException:
             slot.close()
             raise

@@ -10,8 +10,6 @@ import logging
 import os
 import struct
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from django_ws.throttled_log import ThrottledLog
 
@@ -24,31 +22,42 @@ GAP = b"\x02"  # no message: something published to the topic may not have arriv
 
 # The kind; the publisher; the number of its call; the oldest call that had not ended by then.
 HEAD = struct.Struct("!c8sQQ")
-_unpack = HEAD.unpack_from
+_pack, _unpack = HEAD.pack, HEAD.unpack
 _SIZE = HEAD.size
+
+
+class Call:
+    """One call of publish, from ``with`` on: gives the head for each of its messages."""
+
+    __slots__ = ("_number", "_sender")
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+
+    def __enter__(self) -> bytes:
+        sender = self._sender
+        with sender.lock:
+            sender.last = self._number = number = sender.last + 1
+            sender.running[number] = None
+            oldest = next(iter(sender.running))
+        return _pack(MESSAGE, sender.id, number, oldest)
+
+    def __exit__(self, *exc_info: object) -> None:
+        with self._sender.lock:
+            del self._sender.running[self._number]
 
 
 class Sender:
     """Numbers the calls of one publisher. For any thread, but not for a forked child."""
 
     def __init__(self) -> None:
-        self._id = os.urandom(8)
-        self._lock = threading.Lock()
-        self._last = 0
-        self._running: dict[int, None] = {}  # the oldest first
+        self.id = os.urandom(8)
+        self.lock = threading.Lock()
+        self.last = 0
+        self.running: dict[int, None] = {}  # the oldest first
 
-    @contextmanager
-    def call(self) -> Iterator[bytes]:
-        """One call of publish: gives the head for each of its messages."""
-        with self._lock:
-            self._last = number = self._last + 1
-            self._running[number] = None
-            oldest = next(iter(self._running))
-        try:
-            yield HEAD.pack(MESSAGE, self._id, number, oldest)
-        finally:
-            with self._lock:
-                del self._running[number]
+    def call(self) -> Call:
+        return Call(self)
 
 
 def order_of_gap(head: bytes) -> bytes:
