@@ -17,8 +17,8 @@ from tests.server.wire import BINARY, CONTINUATION, FIN, PING, PONG, RSV1, TEXT,
 
 COMMAND = ("-m", "django_ws.server", "tests.server.watched_site:application")
 SIZE = 1_000_000  # bytes of a flood: much more than one read
-# Of the event loop's own processor time, for one turn. It takes 1 to 20 ms; three times as much where
-# its lines are counted, for the coverage.
+# Of the event loop's own processor time, for one turn. It takes 1 to 20 ms; three times as much
+# where its lines are counted, for the coverage.
 MOST_SECONDS = 0.2
 
 OPEN = handshake(b"/")
