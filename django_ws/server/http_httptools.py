@@ -86,7 +86,7 @@ class BoundedHttpTools(BoundedHTTP, HttpToolsProtocol):  # type: ignore[misc]
         may_be_too_large = self._head_size > limit - PIECE or len(self.headers) > MAX_HEADERS
         if may_be_too_large and is_too_large(limit, self.url, self.headers):
             raise Refused(431, TOO_LARGE)
-        if self.parser.should_upgrade() and not self._should_upgrade() and has_body(self.headers):
+        if self.parser.should_upgrade() and has_body(self.headers) and not self._should_upgrade():
             raise Refused(400, BODY_WOULD_BE_LOST)
         super().on_headers_complete()
         self._part = Phase.BODY
