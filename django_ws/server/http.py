@@ -138,7 +138,8 @@ class BoundedHTTP(Refusing):
         if self._waiting_upgrade is not None:
             self.flow.read_paused = True  # what comes now is for its successor
         elif not self._held:
-            self.transport.resume_reading()
+            # asyncio reads on in the context of who asks for it: not in the visitor's.
+            self._context.copy().run(self.transport.resume_reading)
         elif not self._is_scheduled:
             self._is_scheduled = True
             self.loop.call_soon(self._feed_held, context=self._context.copy())
