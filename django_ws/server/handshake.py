@@ -7,6 +7,7 @@ beside it takes, and says nothing to those that send more.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from typing import Any
 
 from uvicorn.config import Config
@@ -26,9 +27,11 @@ from django_ws.server.keepalive import Keepalive
 NO_GET = "A WebSocket handshake is a GET."
 WINDOW_BITS = 12  # uvicorn's, both ways
 
-# How the library has bytes in its texts, and uvicorn gets them back.
-_IS_LATIN = int(version.partition(".")[0]) >= 17
-_CODEC, _ERRORS = ("latin-1", "strict") if _IS_LATIN else ("ascii", "surrogateescape")
+# What the library looks at; all others go past it.
+OF_THE_LIBRARY = (b"connection", b"host", b"origin", b"sec-websocket-", b"upgrade")
+# How it has bytes in its texts, and uvicorn gets them back.
+IS_LATIN = int(version.partition(".")[0]) >= 17
+CODEC, ERRORS = ("latin-1", "strict") if IS_LATIN else ("ascii", "surrogateescape")
 
 _deflate = ServerPerMessageDeflateFactory(
     server_no_context_takeover=True,
@@ -41,7 +44,7 @@ _deflate = ServerPerMessageDeflateFactory(
 class Handshaking(Keepalive):
     """The part of ``FastProtocol`` that begins."""
 
-    __slots__ = ()
+    __slots__ = ("_headers",)
 
     def __init__(
         self,
@@ -74,7 +77,14 @@ class Handshaking(Keepalive):
             except (ValueError, WebSocketException):
                 self._refuse(400, INVALID)
             else:
+                self._headers = headers
                 self.handle_connect(request)
+
+    def run_asgi(self) -> Coroutine[Any, Any, None]:
+        """Called by ``handle_connect``, as soon as there is a scope."""
+        self.scope["headers"] = self._headers
+        del self._headers
+        return super().run_asgi()
 
     def _refuse(self, status: int, text: str) -> None:
         self.handshake_initiated = self.handshake_complete = self.close_sent = True
@@ -84,10 +94,14 @@ class Handshaking(Keepalive):
 
 
 def request_of(target: bytes, headers: list[tuple[bytes, bytes]]) -> Request:
-    """As the library has it. Raises ``ValueError`` and the library's own errors for what no
-    request may have in it.
+    """With as many of the headers as the library looks at. Raises ``ValueError``, and the
+    library's own errors, for what no request may have in it.
     """
-    pairs = [(name.decode("ascii"), value.decode(_CODEC, _ERRORS)) for name, value in headers]
+    pairs = [
+        (name.decode("ascii"), value.decode(CODEC, ERRORS))
+        for name, value in headers
+        if name.startswith(OF_THE_LIBRARY)
+    ]
     return Request(target.decode("ascii"), Headers(pairs))
 
 

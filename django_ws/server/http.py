@@ -10,6 +10,7 @@ answered, after the answers to the requests before it.
 from __future__ import annotations
 
 import asyncio
+from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from contextvars import copy_context
 from time import perf_counter
@@ -23,7 +24,7 @@ from django_ws.server.limits import MAX_HEADERS, limits_of
 from django_ws.server.refusing import Refusing
 from django_ws.server.waiting import Phase, waiting_of
 
-PIECE = 16 * 1024  # bytes that are parsed in one go
+PIECE = 8 * 1024  # bytes that are parsed in one go
 TURN_SECONDS = 0.005  # of parsing, until others have their turn
 # What the websockets library takes: all of uvicorn's own classes for sockets but one have it.
 LIBRARYS_LINE, LIBRARYS_HEADERS = 8190, 128
@@ -55,9 +56,10 @@ class BoundedHTTP(Refusing):
     # Of uvicorn's, beside those in ``Refusing``:
     config: uvicorn.Config
     app_state: dict[str, Any]
-    flow: FlowControl
+    flow: Flow
     connections: set[Any]
     ws_protocol_class: Any
+    pipeline: Any  # httptools' alone
 
     def __init__(
         self,
@@ -77,11 +79,11 @@ class BoundedHTTP(Refusing):
         self._waiting_upgrade: tuple[bytes, bytes, Headers, bytes] | None = None
         self._successor: Any = None  # what has the connection since its upgrade
 
-    # What differs between the two of uvicorn's
+    # What differs between the two of uvicorn's, beside what differs in ``Refusing``
 
+    @abstractmethod
     def _parse(self, data: bytes) -> None:
         """Hand data on. A request that is wrong calls ``refuse``."""
-        raise NotImplementedError
 
     # The transport
 
@@ -136,7 +138,8 @@ class BoundedHTTP(Refusing):
         if self._waiting_upgrade is not None:
             self.flow.read_paused = True  # what comes now is for its successor
         elif not self._held:
-            self.transport.resume_reading()
+            # asyncio reads on in the context of who asks for it: not in the visitor's.
+            self._context.copy().run(self.transport.resume_reading)
         elif not self._is_scheduled:
             self._is_scheduled = True
             self.loop.call_soon(self._feed_held, context=self._context.copy())
@@ -187,7 +190,8 @@ class BoundedHTTP(Refusing):
         self._context.copy().run(self._response_complete)
 
     def _response_complete(self) -> None:
-        if self._waiting_upgrade is not None and not self._has_others:
+        # httptools parses the requests behind one another at once; h11 waits by itself.
+        if self._waiting_upgrade is not None and not self.pipeline:
             waiting, self._waiting_upgrade = self._waiting_upgrade, None
             self.server_state.total_requests += 1
             if not self.transport.is_closing():
@@ -202,11 +206,6 @@ class BoundedHTTP(Refusing):
         if self._refusal is not None and not self._is_busy and self._lingering is None:
             self._send_refusal()
         self._note()
-
-    @property
-    def _has_others(self) -> bool:
-        """Whether there are more requests to be answered."""
-        return False
 
     # From HTTP to WebSocket
 
@@ -254,8 +253,7 @@ class BoundedHTTP(Refusing):
     def _let_go(self) -> None:
         """Of what refers back here: nothing shall wait for the garbage collector."""
         self._waiting.note(self, None)
-        if isinstance(self.flow, Flow):
-            self.flow.go_on = None
+        self.flow.go_on = None
 
 
 def has_body(headers: Iterable[tuple[bytes, bytes]]) -> bool:

@@ -26,8 +26,6 @@ class Connection(h11.Connection):
         self.is_whole = False  # it is the one that was refused
 
     def next_event(self) -> Any:
-        if self.refusal is not None:
-            return h11.NEED_DATA
         state = self.their_state
         try:
             event = super().next_event()

@@ -44,6 +44,7 @@ class BoundedHttpTools(BoundedHTTP, HttpToolsProtocol):  # type: ignore[misc]
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.url = b""  # uvicorn's, which makes it with the first request
         self._part: Phase | None = None  # what the parser is in the middle of
         self._head_size = 0  # bytes of the head that is read, to a piece exact
 
@@ -85,7 +86,7 @@ class BoundedHttpTools(BoundedHTTP, HttpToolsProtocol):  # type: ignore[misc]
         may_be_too_large = self._head_size > limit - PIECE or len(self.headers) > MAX_HEADERS
         if may_be_too_large and is_too_large(limit, self.url, self.headers):
             raise Refused(431, TOO_LARGE)
-        if self.parser.should_upgrade() and not self._should_upgrade() and has_body(self.headers):
+        if self.parser.should_upgrade() and has_body(self.headers) and not self._should_upgrade():
             raise Refused(400, BODY_WOULD_BE_LOST)
         super().on_headers_complete()
         self._part = Phase.BODY
@@ -105,10 +106,4 @@ class BoundedHttpTools(BoundedHTTP, HttpToolsProtocol):  # type: ignore[misc]
         return self._part
 
     def _head_begin(self) -> tuple[bytes, bytes]:
-        if self._part is None:
-            return b"Request", b""
         return self.parser.get_method() if self.url else b"Request", self.url
-
-    @property
-    def _has_others(self) -> bool:
-        return bool(self.pipeline)

@@ -7,6 +7,7 @@ server itself does not read, because the application is behind, nothing is misse
 from __future__ import annotations
 
 import logging
+from abc import abstractmethod
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
@@ -29,9 +30,9 @@ class Keepalive(WebSocketsSansIOProtocol):
     __slots__ = ("_is_late", "heard")
 
     @property
+    @abstractmethod
     def is_held_back(self) -> bool:
         """Whether reading is paused for the application's sake."""
-        return self.read_paused
 
     def send_keepalive_ping(self) -> None:
         self.heard = self._is_late = False

@@ -13,6 +13,7 @@ from typing import Any
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
+from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 
 from django_ws.printable import printable
@@ -265,8 +266,6 @@ class Reading(Handshaking):
     def send_receive_event_to_app(self) -> None:
         """A whole message, by the general implementation."""
         frames, self.frames = self.frames, []
-        if self.close_sent:
-            return
         data = frames[0] if len(frames) == 1 else b"".join(frames)
         event: Any = {"type": "websocket.receive"}
         if self.curr_msg_data_type == "text":
@@ -317,7 +316,7 @@ class Reading(Handshaking):
                 break
             head, payload = sizes
             if payload == ENDLESS or data[start] & OPCODE == CLOSE:
-                self._end()
+                self.handle_close(Frame(Opcode.CLOSE, b""))  # ends the wait for it
                 return
             self._owed = max(0, start + head + payload - len(data))
             start += head + payload
@@ -327,10 +326,3 @@ class Reading(Handshaking):
             return
         self._skipped -= len(data) - start
         self._held = data[start:]
-
-    def _end(self) -> None:
-        """The client has closed, too."""
-        if self.close_timer is not None:
-            self.close_timer.cancel()
-            self.close_timer = None
-        self.transport.close()

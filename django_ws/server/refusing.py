@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http
 import logging
+from abc import ABC, abstractmethod
 from typing import Any
 
 from uvicorn.server import ServerState
@@ -21,7 +22,7 @@ LINGER_BYTES = 2**20  # that it may still send meanwhile
 _refusals = ThrottledLog(logger, logging.WARNING, "refused requests")
 
 
-class Refusing:
+class Refusing(ABC):
     """Adds ``refuse`` to a protocol of uvicorn's for HTTP."""
 
     # Those of uvicorn's that are used here:
@@ -33,13 +34,13 @@ class Refusing:
 
     # And what is said by those that know the parser:
 
+    @abstractmethod
     def _reads(self) -> Phase | None:
         """What the parser is in the middle of: a head, a body, or nothing."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _head_begin(self) -> tuple[bytes, bytes]:
         """Of the request that is read: its method and target, as far as they are known."""
-        raise NotImplementedError
 
     _refusal: tuple[int, str] | None = None
     _lingering: asyncio.TimerHandle | None = None
@@ -98,8 +99,6 @@ class Refusing:
         """Close when the client has: were it still sending, its kernel would throw the answer away
         with the connection.
         """
-        if self.transport.is_closing():
-            return
         if not self.transport.can_write_eof():  # TLS
             self.transport.close()
             return

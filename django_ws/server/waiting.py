@@ -10,7 +10,7 @@ import logging
 from contextvars import Context
 from enum import Enum, auto
 from typing import Protocol
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from uvicorn.server import ServerState
 
@@ -87,9 +87,10 @@ class Waiting:
     def _start(self) -> None:
         seconds = min(LOOK_SECONDS, self._limits.header_timeout / 4)
         # In an empty context: that of the connection which starts it would be kept alive.
-        self._timer = self._loop.call_later(seconds, self._look, context=Context())
+        self._timer = self._loop.call_later(seconds, _look, ref(self), context=Context())
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """End those that have waited too long. Called by the timer."""
         self._timer = None
         self._end_late(Phase.HEAD, self._limits.header_timeout)
         self._end_late(Phase.BODY, BODY_AT_THE_END_SECONDS if self._is_ending else BODY_SECONDS)
@@ -132,6 +133,11 @@ class Waiting:
         if connection is None or phase is Phase.IDLE:
             return connection
         return connection if self._loop.time() - since[connection] >= YOUNG_SECONDS else None
+
+
+def _look(waiting: ref[Waiting]) -> None:
+    if (found := waiting()) is not None:
+        found.look()
 
 
 _all: WeakKeyDictionary[ServerState, Waiting] = WeakKeyDictionary()

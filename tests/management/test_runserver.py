@@ -258,6 +258,13 @@ def test_serves_and_tells_what_django_tells_and_what_becomes_of_sockets(project:
         with open_socket(address) as ws:
             ws.send("0" * 1001)
             assert closed_with(ws) == 1009  # the server's limit is WS_MAX_MESSAGE_SIZE
+        # A page takes cookies of that size, too.
+        with connect(
+            f"ws://{address}/ws/echo/",
+            additional_headers={"Cookie": f"a={'x' * 60_000}"},
+            open_timeout=WAIT_SECONDS,
+        ) as ws:
+            echo(ws)
         with pytest.raises(InvalidStatus), open_socket(address, "ws/none/"):
             pass
         server.expect("] WebSocket /ws/none/ refused with 404")

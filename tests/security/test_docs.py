@@ -16,6 +16,8 @@ from django_ws.auth import FirstMessageAuthMixin, looks
 from django_ws.auth.tokens import authenticator, ticket
 from django_ws.pubsub import arrivals, outbox, rooms, topics
 from django_ws.pubsub.backends import base
+from django_ws.server import limits, reading, stalled, waiting
+from django_ws.server.options import Options
 from tests.auth import test_every_end as every_end
 from tests.security import test_forgeries as forgeries
 from tests.security import test_leaks as leaks
@@ -91,6 +93,22 @@ def test_what_cannot_be_changed_is_in_the_table() -> None:
         shown(rooms.AT_ONCE),
         shown(looks.MAX_BATCH),
         shown(client_address.MAX_HOPS),
+    ]
+
+
+def test_what_the_server_bounds_is_in_the_table() -> None:
+    bounds = limits.Limits()
+    assert [row[1] for row in rows("of `runws` and `runserver`")] == [
+        f"{bounds.max_header_size} bytes",
+        f"{limits.MAX_HEADERS}",
+        shown(bounds.header_timeout),
+        f"a quarter of the open files, at most {limits.MOST_WAITING}",
+        shown(waiting.BODY_SECONDS),
+        f"{reading.CONTROL_FRAMES} in {reading.CONTROL_SECONDS:g} s",
+        f"{reading.FRAGMENTS}, and 1 for {reading.BYTES_OF_A_FRAGMENT} bytes",
+        f"{Options().ws_max_queue}",
+        shown(stalled.CLOSED_SECONDS),
+        shown(stalled.PAGE_SECONDS),
     ]
 
 

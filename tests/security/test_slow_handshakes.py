@@ -15,6 +15,7 @@ import pytest
 
 from tests.e2e.servers import DEFAULT, KINDS, Server
 from tests.security.fuzzer import SITE, asked, numbers
+from tests.server.running import Runws, receive
 
 COUNT = int(os.environ.get("SLOW_HANDSHAKES", "2000"))
 SECONDS = 60.0  # the bound of every wait: only a broken test comes near it
@@ -41,7 +42,7 @@ def server() -> Iterator[Server]:
 
 
 @contextmanager
-def knocking(server: Server, count: int, data: bytes) -> Iterator[list[socket.socket]]:
+def knocking(server: Server | Runws, count: int, data: bytes) -> Iterator[list[socket.socket]]:
     with ExitStack() as stack:
         clients = []
         for _ in range(count):
@@ -52,7 +53,7 @@ def knocking(server: Server, count: int, data: bytes) -> Iterator[list[socket.so
 
 
 def answers(clients: list[socket.socket]) -> set[bytes]:
-    """The status line of each, once all have one."""
+    """The status line of each, once all have one or were closed."""
     waiting = {client.fileno(): client for client in clients}
     found = set()
     with select.epoll() as poll:
@@ -62,7 +63,11 @@ def answers(clients: list[socket.socket]) -> set[bytes]:
         while waiting and time.monotonic() < end:
             for fileno, _ in poll.poll(1):
                 poll.unregister(fileno)
-                found.add(waiting.pop(fileno).recv(1000).partition(b"\r\n")[0])
+                try:
+                    answer = waiting.pop(fileno).recv(1000)
+                except ConnectionResetError:
+                    answer = b""
+                found.add(answer.partition(b"\r\n")[0])
     assert not waiting
     return found
 
@@ -102,8 +107,26 @@ def test_handshakes_that_hang_are_refused_when_their_time_is_up(server: Server) 
     assert 1 <= warnings.count(WARNING) <= len(warnings) < 20
 
 
-def test_half_a_handshake_is_the_servers_and_stays_until_its_client_goes(server: Server) -> None:
-    """uvicorn waits without end for the rest of a head: the docs leave that to a proxy."""
+@pytest.mark.parametrize("half", [HALF, b""], ids=["half", "nothing"])
+def test_halves_of_a_handshake_keep_nobody_out_of_runws(half: bytes) -> None:
+    """The oldest of them make room for others, and those that stay have their time."""
+    with (
+        Runws("--max-waiting", "200", "--header-timeout", "5", "--no-access-log") as server,
+        knocking(server, COUNT, half) as clients,
+    ):
+        for _ in range(20):
+            assert server.get()["path"] == "/"
+            with server.connect() as room:
+                assert receive(room)
+        late = {b"HTTP/1.1 408 Request Timeout"} if half else set()
+        assert answers(clients) == {b"", *late}
+        server.wait_for("More than 200 connections wait for their client's request")
+        lines = [line for line in server.output.lines if "dropped" in line or "408" in line]
+        assert len(lines) < 20
+
+
+def test_half_a_handshake_stays_on_plain_uvicorn_until_its_client_goes(server: Server) -> None:
+    """It waits without end for the rest of a head: the docs leave that to a proxy."""
     before = numbers(server)
     with knocking(server, COUNT, HALF) as clients:
         assert served(server)

@@ -28,6 +28,7 @@ class Site:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.begun.append(scope["path"])
+        closes = [(b"connection", b"close")] * scope["path"].endswith("/closes")
         if scope["type"] == "http":
             if scope["path"].startswith("/waits"):
                 await self.may_answer.wait()
@@ -39,7 +40,11 @@ class Site:
                 body += event["body"]
                 more = event["more_body"]
             headers = [(b"content-length", b"%d" % (len(scope["path"]) + len(body)))]
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({
+                "type": "http.response.start",
+                "status": 200,
+                "headers": headers + closes,
+            })  # fmt: skip
             await send({"type": "http.response.body", "body": scope["path"].encode() + body})
             return
         await receive()
@@ -87,6 +92,44 @@ def test_an_upgrade_waits_for_the_pages_before_it(
     run(loop, main())
 
 
+@pytest.mark.parametrize("http", HTTPS)
+def test_what_a_transport_gives_though_it_should_not_waits_as_well(
+    http: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_module, "TURN_SECONDS", 0.0)
+
+    async def main() -> None:
+        site = Site()
+        async with serving(site, http) as server, Client(server) as client:
+            client.say(request(b"/waits"))
+            await until(lambda: site.begun)
+            connection: Any
+            [connection] = server.server_state.connections
+            connection.data_received(handshake(b"/socket"))
+            connection.data_received(HELLO)
+            # What is held is parsed once, however often it is asked for.
+            connection.flow.resume_reading()
+            site.may_answer.set()
+            assert (await client.answer())[0] == 200
+            assert (await client.answer())[0] == 101
+            assert await client.exactly(7) == b"\x81\x05hello"
+        async with serving(site, http) as server, Client(server) as client:
+            client.say(b"POST /")
+            await until(lambda: server.server_state.connections)
+            [connection] = server.server_state.connections
+            await until(lambda: connection._reads() is not None)
+            head = b" HTTP/1.1\r\nHost: a\r\nContent-Length: 50000\r\n\r\n"
+            connection.data_received(head + b"x" * 30_000)
+            connection.data_received(b"x" * 10_000)
+            for _ in range(2):
+                connection.flow.pause_reading()
+                connection.flow.resume_reading()
+            client.say(b"x" * 10_000)
+            assert await client.answer() == (200, b"/" + b"x" * 50_000)
+
+    run("uvloop", main())
+
+
 @both
 def test_what_comes_behind_a_handshake_is_not_lost(loop: str, http: str) -> None:
     async def main() -> None:
@@ -101,16 +144,19 @@ def test_what_comes_behind_a_handshake_is_not_lost(loop: str, http: str) -> None
 
 
 @both
-def test_an_upgrade_behind_a_page_that_closes_is_dropped(loop: str, http: str) -> None:
+@pytest.mark.parametrize(
+    "page", [request(b"/waits", b"Connection: close"), request(b"/waits/closes")]
+)
+def test_an_upgrade_behind_a_page_that_closes_is_dropped(loop: str, http: str, page: bytes) -> None:
     async def main() -> None:
         site = Site()
         async with serving(site, http) as server, Client(server) as client:
-            client.say(request(b"/waits", b"Connection: close"), handshake(b"/socket"))
+            client.say(page, handshake(b"/socket"))
             await until(lambda: site.begun)
             site.may_answer.set()
-            assert await client.answer() == (200, b"/waits")
+            assert (await client.answer())[0] == 200
             assert await client.rest() == b""
-            assert site.begun == ["/waits"]
+            assert len(site.begun) == 1
 
     run(loop, main())
 

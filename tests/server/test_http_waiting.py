@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import weakref
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from django_ws.server import waiting
 from django_ws.server.limits import Limits, default_max_waiting
+from django_ws.server.waiting import Phase, Waiting
 from tests.asgi_peer import until
 from tests.server.serving import HTTPS, LOOPS, Client, handshake, request, run, serving
 from tests.server.test_http_bounds import echo, told
@@ -338,10 +340,28 @@ def test_there_is_one_timer_for_all() -> None:
             await opened(stack, server, 50, b"GET /")
             await until(lambda: len(server.server_state.connections) == 50)
             timers = [repr(timer) for timer in loop._scheduled]
-            assert sum("Waiting._look" in timer for timer in timers) == 1
+            assert sum("_look(" in timer for timer in timers) == 1
             assert len(timers) < 10
 
     run("asyncio", main())
+
+
+async def test_the_timer_keeps_nothing_of_a_server_that_has_gone() -> None:
+    class Silent:
+        phase: Phase | None = None
+        is_held_back = False
+
+        def timed_out(self, phase: Phase) -> None: ...
+
+        def drop(self) -> None: ...
+
+    loop = asyncio.get_running_loop()
+    of_server = Waiting(loop, Limits(header_timeout=0.01))
+    of_server.note(Silent(), Phase.HEAD)
+    gone = weakref.ref(of_server)
+    del of_server
+    assert gone() is None
+    await asyncio.sleep(0.1)  # the timer rings, and nobody is there
 
 
 @pytest.mark.parametrize(

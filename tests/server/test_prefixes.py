@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import socket
 import threading
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
+from django.core.handlers.asgi import ASGIRequest
 from pytest_django import Settings
 from websockets.sync.client import connect
 
@@ -77,6 +79,17 @@ def test_force_script_name_is_for_one_that_does_not(script_name: str) -> None:
         assert found(server.port, "/app/where/") == [FOUND, FOUND]
 
 
+def test_the_wrong_one_of_the_two_finds_nothing_or_forgets_the_path() -> None:
+    with Runws("--root-path", "/app") as server, pytest.raises(AssertionError, match="404"):
+        found(server.port, "/app/where/")
+    with (
+        Runws(environment={"RUNWS_SCRIPT_NAME": "/app"}) as server,
+        proxy(server.port, b"/app") as port,
+    ):
+        stripped = {**FOUND, "path": "/where/"}
+        assert found(port, "/app/where/") == [stripped, stripped]
+
+
 @pytest.mark.parametrize("options", [["--root-path", "/"], ["--root-path", ""], []])
 def test_the_root_is_no_path(options: list[str]) -> None:
     with Runws(*options) as server:
@@ -123,6 +136,13 @@ def test_what_other_servers_make_of_it_is_put_right(
 def test_a_scope_that_is_right_is_left_alone() -> None:
     scope = {"root_path": "/app", "path": "/app/x/"}
     assert normal_scope(scope) is scope
+
+
+def test_django_still_finds_no_page_with_a_slash_at_its_end(settings: Settings) -> None:
+    """Where it does, the setting can be left as it is."""
+    settings.FORCE_SCRIPT_NAME = "/app/"
+    scope = {"type": "http", "method": "GET", "path": "/app/x/", "headers": []}
+    assert ASGIRequest(scope, io.BytesIO()).path_info == "x/"
 
 
 def test_the_setting_is_put_right_when_the_application_is_made(settings: Settings) -> None:

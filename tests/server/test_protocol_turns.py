@@ -16,7 +16,7 @@ from django_ws.server import reading
 from django_ws.server.protocol import FastProtocol
 from django_ws.server.reading import FRAGMENTS, FRAMES_IN_A_TURN
 from tests.asgi_peer import until
-from tests.server.test_protocol import idle
+from tests.server.test_protocol import idle, uvicorns_logger  # noqa: F401  (a fixture)
 from tests.server.wire import (
     BINARY,
     CLOSE,
@@ -67,6 +67,18 @@ async def test_what_a_transport_gives_though_it_should_not_waits_as_well() -> No
     client.protocol.data_received(frame(PING, b"later")[3:])
     await until(lambda: client.wire.is_reading_)
     assert client.frames == [PONGED] * 100 + [(FIN | PONG, b"later")]
+    await client.lose()
+
+
+async def test_however_much_it_gives_there_is_one_turn_at_a_time() -> None:
+    client = await Client().open()
+    client.protocol.data_received(frame(PING) * 200)
+    client.protocol.data_received(frame(PING) * 200)
+    assert len(client.frames) == 2 * FRAMES_IN_A_TURN
+    await asyncio.sleep(0)
+    assert len(client.frames) == 3 * FRAMES_IN_A_TURN
+    await until(lambda: client.wire.is_reading_)
+    assert client.frames == [PONGED] * 400
     await client.lose()
 
 
@@ -241,7 +253,10 @@ async def test_text_that_is_no_utf_8_closes_with_one_warning(
     assert line.exc_info is None
 
 
-async def test_uvicorns_class_logs_a_traceback_for_it(caplog: pytest.LogCaptureFixture) -> None:
+async def test_uvicorns_class_logs_a_traceback_for_it(
+    uvicorns_logger: logging.Logger,  # noqa: F811
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """Where it does not, ours may leave the text to it."""
     client = await Client(WebSocketsSansIOProtocol).open()
     await client.feed(frame(TEXT, b"\xff"))
@@ -371,6 +386,35 @@ async def test_who_sends_on_is_cut_off() -> None:
     assert not client.wire.closing
     await client.feed(frame(PONG) * 2000)
     assert client.wire.aborted
+    await client.lose()
+
+
+# The handshake, as uvicorn's HTTP protocols hand it over
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"POST / HTTP/1.1", b"405 Method Not Allowed"),
+        (b"GET / HTTP/1.1\r\ncontent-length: 5", b"400 Bad Request"),
+        (b"GET / HTTP/1.1\r\ntransfer-encoding: chunked", b"400 Bad Request"),
+        (b"GET /\xc3\xa9 HTTP/1.1", b"400 Bad Request"),
+        (b"GET / HTTP/1.1\r\norigin\xff: x", b"400 Bad Request"),
+        (b"GET / HTTP/1.1", b"426 Upgrade Required"),  # by the library
+    ],
+)
+async def test_a_handshake_that_is_none_is_answered(head: bytes, status: bytes) -> None:
+    client = Client()
+    client.protocol.data_received(head + b"\r\n\r\n")
+    assert client.output.startswith(b"HTTP/1.1 " + status)
+    assert client.wire.closing
+    assert not client.state.tasks
+
+
+async def test_a_handshake_may_be_larger_than_the_library_likes() -> None:
+    headers = [b"cookie: " + b"x" * 20_000, *[b"x-header: y"] * 200]
+    client = await Client().open(path=b"/?" + b"x" * 20_000, accept=False, headers=headers)
+    assert len(client.scope["headers"]) > 200
     await client.lose()
 
 

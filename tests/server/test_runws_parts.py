@@ -43,7 +43,8 @@ from django_ws.server.child import (
     Report,
     pipe_from_child,
 )
-from django_ws.server.config import uvicorn_config, ws_protocol
+from django_ws.server.config import http_protocol, uvicorn_config, ws_protocol
+from django_ws.server.limits import Limits
 from django_ws.server.loading import CannotImport, Site, import_routes, imported
 from django_ws.server.options import Options, default_workers
 from django_ws.server.server import Server
@@ -195,12 +196,21 @@ class TestOptions:
             ["--ws-ping-interval", "nan"],
             ["--log-level", "trace"],  # which would show query strings
             ["--ssl-cert-reqs", "perhaps"],
+            ["--header-timeout", "0"],
+            ["--max-header-size", "100"],
+            ["--max-waiting", "0"],
         ],
     )
     def test_that_are_wrong(self, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit):
             main(["a:b", *arguments])
         assert arguments[0] in capsys.readouterr().err
+
+    def test_of_requests_are_the_servers_limits(self) -> None:
+        arguments = ["--header-timeout", "2.5", "--max-header-size", "9000", "--max-waiting", "7"]
+        options = Options.of(vars(new_parser().parse_args(["a:b", *arguments])))
+        limits = uvicorn_config("a:b", options).limits
+        assert limits == Limits(header_timeout=2.5, max_header_size=9000, max_waiting=7)
 
     def test_show_no_password(self) -> None:
         assert "sesame" not in repr(Site("a:b", Options(ssl_keyfile_password="open sesame")))
@@ -274,6 +284,21 @@ class TestConfiguration:
     )
     def test_implementation(self, given: str, used: str) -> None:
         assert ws_protocol(given) == used
+
+    @pytest.mark.parametrize(
+        ("given", "used"),
+        [
+            ("auto", "http_httptools:BoundedHttpTools"),
+            ("httptools", "http_httptools:BoundedHttpTools"),
+            ("h11", "http_h11:BoundedH11"),
+        ],
+    )
+    def test_http(self, given: str, used: str) -> None:
+        assert http_protocol(given) == f"django_ws.server.{used}"
+
+    def test_http_without_httptools(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("django_ws.server.config.find_spec", lambda name: None)
+        assert http_protocol("auto") == "django_ws.server.http_h11:BoundedH11"
 
 
 class TestImporting:
