@@ -29,7 +29,7 @@ LEAD = 4  # connections that a worker may have more than the one with the fewest
 LEAD_SHARE = 1 / 16  # or so many of what that one has
 PAUSE_SECONDS = 0.005  # while others are to take what comes
 NO_ROOM_SECONDS = 1.0  # where there are no descriptors left
-TLS_SECONDS = 10.0  # for the handshake of TLS
+TLS_END_SECONDS = 5.0  # for a client to answer the end of TLS; asyncio's default is 30
 
 _no_room = ThrottledLog(logger, logging.ERROR, "failures to accept connections")
 
@@ -37,7 +37,8 @@ _no_room = ThrottledLog(logger, logging.ERROR, "failures to accept connections")
 class Accepting:
     """Has the methods of an ``asyncio.Server`` that uvicorn calls. For the event loop's thread.
 
-    ``connections`` are those that were made with ``new_protocol`` and have not ended.
+    ``connections`` are those that were made with ``new_protocol`` and have not ended. A handshake
+    of TLS may take ``tls_timeout`` seconds.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Accepting:
         connections: Sized,
         row: Row,
         tls: ssl.SSLContext | None = None,
+        tls_timeout: float = 10.0,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._sockets = list(sockets)
@@ -54,6 +56,7 @@ class Accepting:
         self._connections = connections
         self._row = row
         self._tls = tls
+        self._tls_timeout = tls_timeout
         self._context = contextvars.copy_context()  # everything here runs in a copy of it
         self._arrived: deque[socket.socket] = deque()
         self._beginning: set[asyncio.Task[None]] = set()
@@ -171,7 +174,8 @@ class Accepting:
                 self._new_protocol,
                 accepted,
                 ssl=self._tls,
-                ssl_handshake_timeout=TLS_SECONDS if self._tls else None,
+                ssl_handshake_timeout=self._tls_timeout if self._tls else None,
+                ssl_shutdown_timeout=TLS_END_SECONDS if self._tls else None,
             )
         except Exception as error:  # the client has gone, or does not speak TLS
             logger.debug("a connection ended before it began: %r", error)

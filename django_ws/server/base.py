@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from functools import partial
 from typing import Any
 
 import uvicorn
@@ -18,7 +17,6 @@ from django_ws.throttled_log import ThrottledLog
 logger = logging.getLogger("uvicorn.error")
 
 TICK_SECONDS = 0.05  # until it is noticed that all is over
-TLS_END_SECONDS = 5.0  # for a client to answer the end of TLS
 
 _faults = ThrottledLog(logger, logging.ERROR, "connections that could not be closed")
 
@@ -28,38 +26,12 @@ class BaseServer(uvicorn.Server):
 
     - what one connection raises at the end neither keeps others from theirs, nor the application
       from its ``lifespan.shutdown``;
-    - a connection whose client reads nothing is aborted, at the end and before;
-    - a TLS handshake has as much time as the head of a request.
+    - a connection whose client reads nothing is aborted, at the end and before.
     """
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self._stalled = Stalled(self.server_state.connections)
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        if sockets is None or self.config.ssl is None:
-            await super().startup(sockets)
-            return
-        # uvicorn has no option for the times of TLS, which by default are 60 and 30 seconds.
-        await super().startup([])
-        loop = asyncio.get_running_loop()
-        protocol_class: Any = self.config.http_protocol_class
-        new_protocol: Any = partial(
-            protocol_class,
-            config=self.config,
-            server_state=self.server_state,
-            app_state=self.lifespan.state,
-        )
-        for sock in sockets:
-            server = await loop.create_server(
-                new_protocol,
-                sock=sock,
-                ssl=self.config.ssl,
-                backlog=self.config.backlog,
-                ssl_handshake_timeout=limits_of(self.config).header_timeout,
-                ssl_shutdown_timeout=TLS_END_SECONDS,
-            )
-            self.servers.append(server)
 
     async def on_tick(self, counter: int) -> bool:
         self._stalled.look(asyncio.get_running_loop().time())

@@ -26,6 +26,7 @@ from django_ws.server.accepting import Accepting
 from django_ws.server.access_log import configure_logging
 from django_ws.server.base import TICK_SECONDS
 from django_ws.server.child import PARENTS_SIGNALS, Order, Report, release_signals
+from django_ws.server.limits import limits_of
 from django_ws.server.loading import Site, prepared
 from django_ws.server.server import Server
 from django_ws.server.table import Row
@@ -79,6 +80,7 @@ class Supervised(Server):
             self.server_state.connections,
             self._place.row,
             self.config.ssl,
+            limits_of(self.config).header_timeout,
         )
         servers: list[Any] = self.servers
         servers.append(self._accepting)

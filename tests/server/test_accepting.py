@@ -129,6 +129,30 @@ def test_tls_is_served_and_who_does_not_speak_it_harms_nobody(
         runner.run(main())
 
 
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("begin", [b"", b"\x16\x03\x01\x00\xff\x01"])
+def test_a_handshake_of_tls_that_never_ends_is_ended(
+    loop: str, begin: bytes, rows: tuple[Row, Row]
+) -> None:
+    async def main() -> None:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            accepting = Accepting([listener], Greets, Greets.alive, rows[0], tls, 0.2)
+
+            def speak() -> bytes:
+                with connect(listener) as client:
+                    client.sendall(begin)
+                    client.settimeout(30)
+                    return client.recv(100)
+
+            assert await asyncio.to_thread(speak) == b""
+            await until(lambda: accepting.count == 0)
+            accepting.close()
+
+    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+        runner.run(main())
+
+
 @pytest.fixture
 async def listener() -> AsyncIterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0), backlog=100) as listening:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import ssl
 import subprocess
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import pytest
-from uvicorn import Config
 
 from django_ws.server.limits import Limits
 from tests.asgi_peer import until
@@ -66,19 +64,6 @@ def test_pages_and_sockets_are_served(loop: str, http: str, tls: dict[str, Any])
 
 
 @both
-@pytest.mark.parametrize("begin", [b"", b"\x16\x03\x01\x00\xff\x01"])
-def test_a_handshake_of_tls_that_never_ends_is_ended(
-    loop: str, http: str, tls: dict[str, Any], begin: bytes
-) -> None:
-    async def main() -> None:
-        async with serving(echo, http, limits=SOON, **tls) as server, Client(server) as client:
-            client.say(begin)
-            assert await client.rest() == b""
-
-    run(loop, main())
-
-
-@both
 @pytest.mark.parametrize(
     ("data", "status"), [(b"GET /", 408), (request(b"/", b"a: " + b"x" * 70_000), 431)]
 )
@@ -94,8 +79,3 @@ def test_refusals_are_answered(
             await until(lambda: not server.server_state.connections)
 
     run(loop, main())
-
-
-def test_uvicorn_still_has_no_option_for_its_time() -> None:
-    """Where it has, ``BaseServer.startup`` can go."""
-    assert not any("handshake_timeout" in name for name in signature(Config).parameters)

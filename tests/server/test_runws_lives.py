@@ -365,8 +365,10 @@ def certificate(tmp_path: Path) -> Path:
 def test_tls(certificate: Path) -> None:
     options = ["--ssl-certfile", str(certificate), "--ssl-keyfile-password", "open sesame"]
     context = ssl.create_default_context(cafile=certificate)
-    with Runws(*options) as server:
+    with Runws(*options, "--header-timeout", "2") as server:
         server.wait_for("Listening on https://127.0.0.1:")
+        with socket.create_connection(("127.0.0.1", server.port), SECONDS) as silent:
+            assert silent.recv(1) == b""
         plain = socket.create_connection(("127.0.0.1", server.port), SECONDS)
         with context.wrap_socket(plain, server_hostname="127.0.0.1") as secure:
             page: Any = fetch(secure)
