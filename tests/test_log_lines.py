@@ -24,9 +24,13 @@ from django.core.exceptions import BadRequest, PermissionDenied
 from pytest_django import Settings
 
 import django_ws
-from django_ws import ConnectionClosed, WebSocketHandler, abroadcast, sync, throttled_log
+from django_ws import ConnectionClosed, WebSocketHandler, abroadcast, stalls, sync, throttled_log
 from django_ws.auth.tokens import once
+from django_ws.auth.tokens.ticket_session import session_key_of
 from django_ws.exceptions import BroadcastError, InvalidMessage
+from django_ws.pubsub import arrivals
+from django_ws.pubsub.backends import sequence
+from django_ws.pubsub.backends.breaker import Breaker
 from django_ws.pubsub.backends.memory import MemoryPublisher
 from django_ws.pubsub.hubs import running_hub
 from django_ws.testing import HandshakeRejected, WebSocketClient
@@ -48,13 +52,14 @@ OPERATOR = "what the operator does or has set"
 SITE = "an exception in the site's own code, as in a view"
 
 NOT_THROTTLED = {
-    "auth/signals.py": {"_logged_out": SITE, "_publish": "one for each log-out, as the request"},
+    "auth/orders.py": {"_publish_here": "one for each log-in, log-out or change of a user"},
+    "auth/session_rows.py": {"_hear": "a defect of the library"},
+    "auth/signals.py": {"_session_ended": SITE},
     "auth/tokens/ticket.py": {"__init__": ONCE},
     "drain.py": {"_await_end": ONCE, "drain": ONCE},
     "installed.py": {"tell_what_is_missing": ONCE},
     "missed_upgrades.py": {"_tell": "once in each process"},
-    "pubsub/backends/redis_cluster_listener.py": {"end": OUTAGE, "go_on": OUTAGE},
-    "pubsub/backends/redis_listener.py": {"_back": OUTAGE, "_lose": OUTAGE},
+    "pubsub/backends/redis_outage.py": {"end": OUTAGE, "go_on": OUTAGE},
     "pubsub/backends/zeromq.py": {"_come_back": OUTAGE, "_lose": OUTAGE},
     "pubsub/backends/zeromq_proxy.py": {"_log": OUTAGE},
     "pubsub/chores.py": {"_run": "a defect of the library"},
@@ -66,9 +71,11 @@ NOT_THROTTLED = {
     "pubsub/publish.py": {"publish": "one for each call of the site's"},
     "reporting.py": {"_report": SITE, "report_error": "a log handler of the site's that fails"},
     "server/base.py": {"_wait_until_over": ONCE, "shutdown": ONCE},
+    "server/changes.py": {"__init__": ONCE},
     "server/development.py": {"stop": ONCE},
     "server/development_log.py": {"_log": "the access log, while developing"},
     "server/loading.py": {"prepared": ONCE},
+    "server/open_files.py": {"raise_limit": ONCE},
     "server/proxy.py": {"_bury": ONCE, "_start": ONCE},
     "server/running.py": {"serve": ONCE},
     "server/supervisor.py": {},  # all of it is about workers
@@ -547,6 +554,58 @@ async def _(it: Floods) -> None:
         for number in range(MANY):
             with pytest.raises(BroadcastError):
                 await peer.handler.subscribe(f"topic {number}")
+
+
+@floods("failures of the server's send()")
+async def _(it: Floods) -> None:
+    for _ in range(MANY):
+        async with Peer(WebSocketHandler) as peer:
+            peer.send_error = TypeError("text must be a str")
+            peer.handler.send(1)
+
+
+@floods("tickets whose session was not in the cache")
+async def _(it: Floods) -> None:
+    for number in range(MANY):
+        assert await sync_to_async(session_key_of)(str(number)) is None
+
+
+@floods("times that broadcasts were dropped")
+async def _(it: Floods) -> None:
+    it.monkeypatch.setattr(arrivals, "MAX_WAITING_BYTES", 1)
+    waiting = arrivals.Arrivals()
+    for number in range(MANY):
+        waiting.put((f"topic {number}", b"data"))
+
+
+@floods("broadcasts that came too late")
+async def _(it: Floods) -> None:
+    sender = sequence.Sender()
+    with sender.call() as old:
+        pass
+    with sender.call() as new:
+        pass
+    found = sequence.Arrivals("redis")
+    assert found.read(new + b"new") == b"new"
+    for _ in range(MANY):
+        assert found.read(old + b"old") is None
+
+
+@floods("servers that do not answer")
+@floods("servers that answer again")
+async def _(it: Floods) -> None:
+    breaker = Breaker("redis")
+    for _ in range(MANY):
+        breaker.open("Timeout", TimeoutError())
+        breaker.close()
+
+
+@floods("stalls of the event loop")
+async def _(it: Floods) -> None:
+    watch = stalls.StallWatch(asyncio.get_running_loop())
+    for _ in range(MANY):
+        await asyncio.to_thread(watch._tell, 1.0)
+    await asyncio.to_thread(watch.stop)
 
 
 def kinds() -> dict[str, ThrottledLog]:
