@@ -18,7 +18,9 @@ from django_ws.throttled_log import ThrottledLog
 
 LOGGERS = ("uvicorn.error", "uvicorn.access")
 WIRE = ("< ", "> ")  # the directions, in front of each line of websockets
-SOCKET_LINES = ('%s - "WebSocket %s"', "connection open", "connection closed", "connection reject")
+SOCKET_LINE = '%s - "WebSocket %s"'  # of uvicorn's, too
+# What websockets says beside that, without a name, and not of each end.
+NAMELESS_LINES = ("connection open", "connection closed", "connection reject", "HTTP response sent")
 # What any client makes uvicorn say, each time that it wants to.
 CLIENTS_LINES = (
     "Exceeded concurrency limit.",
@@ -33,21 +35,24 @@ _repeated = ThrottledLog(
 
 
 class WithoutSecrets(logging.Filter):
-    """Cuts the query off every URL, and drops what went over the wire."""
+    """Cuts the query off every URL, and drops what went over the wire, and nameless lines."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
             record.args = tuple(
                 arg.partition("?")[0] if isinstance(arg, str) else arg for arg in record.args
             )
-        return not (record.levelno <= logging.DEBUG and str(record.msg).startswith(WIRE))
+        text = str(record.msg)
+        if record.levelno <= logging.DEBUG:
+            return not text.startswith(WIRE)
+        return not text.startswith(NAMELESS_LINES)
 
 
 class WithoutSockets(logging.Filter):
     """Drops uvicorn's lines about each socket: it has no option for that."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not str(record.msg).startswith(SOCKET_LINES)
+        return not str(record.msg).startswith(SOCKET_LINE)
 
 
 class WithoutRepetitions(logging.Filter):

@@ -186,6 +186,30 @@ def test_no_query_is_shown(server: Runws) -> None:
     assert "secret-of" not in server.printed
 
 
+def test_the_lines_of_sockets_come_in_pairs(server: Runws) -> None:
+    begin = len(server.output.lines)
+    with server.connect("/room/?way=gone") as client:
+        receive(client)
+        client.socket.shutdown(socket.SHUT_RDWR)
+        server.wait_for('"WebSocket /room/" [closed with 1006]')
+    with server.connect("/room/") as client:
+        receive(client)
+        client.close(4321)
+    server.wait_for('"WebSocket /room/" [closed with 4321]')
+    with pytest.raises(InvalidStatus, match="404"):
+        server.connect("/nowhere/")
+    server.wait_for('"WebSocket /nowhere/" 404')
+    lines = [line for line in server.output.lines[begin:] if '"WebSocket ' in line]
+    assert [line.partition('" ')[2] for line in lines] == [
+        "[accepted]",
+        "[closed with 1006]",
+        "[accepted]",
+        "[closed with 4321]",
+        "404",
+    ]
+    assert not [line for line in server.output.lines[begin:] if "connection " in line]
+
+
 def test_collection_is_tuned(server: Runws) -> None:
     answer = server.get()
     assert answer["frozen"] > 10_000
