@@ -36,6 +36,8 @@ _MACHINERY = {
     *("asgiref", "autobahn", "channels", "daphne", "django", "granian", "h11", "hiredis"),
     *("httptools", "hypercorn", "msgspec", "redis", "twisted", "uvicorn", "uvloop", "websockets"),
     *("wsproto", "zmq"),
+    # They wrap whatever they report on.
+    *("ddtrace", "elasticapm", "newrelic", "opentelemetry", "sentry_sdk"),
 }
 _RUNNERS = {"asyncio.base_events", "asyncio.runners", "uvicorn.server"}
 _DEBUGGERS = {"bdb", "pdb", "pydevd", "debugpy"}

@@ -11,35 +11,15 @@ import selectors
 import time
 import types
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from autobahn.asyncio.websocket import WebSocketClientFactory, WebSocketClientProtocol
 
 from tests.autobahn.cases import CaseClass, as_bytes, group_of, number_of
+from tests.autobahn.verdict import Verdict
 
-GOOD = {"OK", "NON-STRICT", "INFORMATIONAL"}
 MOST_LINES = 40  # of what went over the wire, in a report
 LEAST_MESSAGES, ENOUGH_BYTES = 50, 2 * 2**20  # of a case with compression, where not all are sent
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """On one case. ``behavior`` and ``close`` are the suite's words."""
-
-    number: str
-    behavior: str
-    close: str
-    report: str
-
-    @property
-    def is_skipped(self) -> bool:
-        """Whether the server does not offer compression, which the case is about."""
-        return self.behavior == "UNIMPLEMENTED"
-
-    @property
-    def has_failed(self) -> bool:
-        return not self.is_skipped and not {self.behavior, self.close} <= GOOD
 
 
 async def verdicts(

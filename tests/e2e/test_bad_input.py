@@ -59,7 +59,7 @@ def test_a_text_frame_that_is_no_utf8_ends_the_connection(visit: Visit) -> None:
         client.send_frame(TEXT, b'"\xff"')
         client.read_to_end()
     assert visit.closed_once()["code"] in (1002, visit.kind.vanished, 1007)
-    if visit.kind.name in ("uvicorn-websockets-sansio", "uvicorn-fast"):
+    if visit.kind.name == "uvicorn-websockets-sansio":
         visit.expect_trouble("UnicodeDecodeError")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.autobahn.cases import cases, group_of
-from tests.autobahn.client import Verdict, run
+from tests.autobahn.verdict import Verdict, judge
 from tests.server.running import Runws
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def failed(verdicts: list[Verdict]) -> set[str]:
 def test_a_group_of_cases(url: str, group: int, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, __name__)
     chosen = cases([f"{group}.*"])
-    verdicts = run(url, chosen.values())
+    verdicts = judge(url, [f"{group}.*"])
     assert failed(verdicts) == FAILS & set(chosen)
     assert not any(verdict.is_skipped for verdict in verdicts)
 
@@ -57,7 +57,7 @@ def test_the_groups_are_what_is_installed() -> None:
 @pytest.mark.faults
 def test_all_cases(url: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, __name__)
-    verdicts = run(url, cases().values())
+    verdicts = judge(url, ["*"])
     assert len(verdicts) == 517
     assert failed(verdicts) == FAILS
     assert not any(verdict.is_skipped for verdict in verdicts)
