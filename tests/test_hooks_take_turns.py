@@ -379,6 +379,33 @@ async def test_joining_again_replaces_the_handler() -> None:
             await ws.receive_nothing()
 
 
+@pytest.mark.parametrize("waits", [False, True], ids=["confirmed", "not confirmed yet"])
+async def test_a_topic_that_was_joined_without_one_may_get_a_handler(waits: bool) -> None:
+    class Handler(WebSocketHandler):
+        async def on_message(self, message: Any) -> None:
+            await self.subscribe("other", self.on_other)
+            for topic in ("a", "b"):
+                joining = self.subscribe(topic)
+                if not waits:
+                    await joining
+                await self.subscribe(topic, self.on_topic)
+                await joining
+            await self.send("joined")
+
+        async def on_topic(self, topic: str, message: Any) -> None:
+            await self.send(f"{topic}: {message}")
+
+        async def on_other(self, topic: str, message: Any) -> None: ...
+
+    async with client(Handler) as ws:
+        await ws.send(1)
+        assert await ws.receive() == "joined"
+        for topic in ("a", "b"):
+            await abroadcast(topic, 1)
+            assert await ws.receive() == f"{topic}: 1"
+        await ws.receive_nothing()
+
+
 async def test_leaving_the_topic_forgets_the_handler() -> None:
     class Handler(Controlled):
         async def on_message(self, message: Any) -> None:

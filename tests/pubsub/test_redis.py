@@ -120,6 +120,17 @@ async def test_nothing_to_publish_is_nothing(server: RedisServer, prefix: str) -
         assert calls(server, "publish") == 0
 
 
+async def test_a_new_master_is_no_gap_for_who_has_subscribed_to_nothing(
+    server: RedisServer, prefix: str
+) -> None:
+    async with Listening(server.url, prefix=prefix) as here:
+        here.listener._tell_gap()
+        await here.backend.subscribe(["a"])
+        here.listener._tell_gap()
+        await eventually(lambda: here.received)
+        assert here.gaps == [frozenset({"a"})]
+
+
 async def test_megabytes_pass_in_order(server: RedisServer, prefix: str) -> None:
     sent = [("big", bytes([n]) * 1_000_000 + b"%d" % n) for n in range(20)]
     async with Listening(server.url, "big", prefix=prefix) as here:
