@@ -18,7 +18,14 @@ from django.http import Http404
 from django_ws.close_codes import CloseCode, close_code_of
 from django_ws.codecs import Codec
 from django_ws.connection import CONNECTING, OPEN, Connection
-from django_ws.exceptions import ConnectionClosed, InvalidMessage, MessageDropped, Reject
+from django_ws.exceptions import (
+    ConnectionClosed,
+    InvalidMessage,
+    InvalidTopic,
+    MessageDropped,
+    Reject,
+    TooManyTopics,
+)
 from django_ws.hooks import Hooks
 from django_ws.reporting import debug_reason, report_error
 from django_ws.request import WebSocketRequest
@@ -39,6 +46,8 @@ BROADCASTS = {"on_broadcast", "on_broadcast_gap"}
 _WITHOUT_ON_ERROR = {
     MIDDLEWARE, LOG_IN, HANDLER_CLASS, "authenticate_first", "authorize", "on_error",
 }  # fmt: skip
+# Hooks that answer what another one has raised: nobody answers them in turn.
+_LAST_WORDS = {"on_error", "on_invalid_message"}
 
 
 class Handler(Protocol):
@@ -180,10 +189,13 @@ class Calls:
             logger.debug("WebSocket %s: %s ended by the close", connection.path, place)
         elif is_answered and isinstance(error, MessageDropped):  # counted and warned of already
             logger.debug("WebSocket %s: %s ended by an overflow", connection.path, place)
-        elif is_answered and isinstance(error, InvalidMessage):
+        elif connection.state is OPEN and isinstance(error, InvalidMessage):
             path = connection.path
             _invalid.log((path, place), "WebSocket %s: %s (in %s)", path, error, place)
-            await self.call("on_invalid_message", error)
+            if place in _LAST_WORDS:
+                connection.close(CloseCode.POLICY_VIOLATION, error.reason)
+            else:
+                await self.call("on_invalid_message", error)
         elif (rejection := _rejection_of(error)) is not None:
             self._reject(place, error, rejection)
         else:
@@ -194,6 +206,13 @@ class Calls:
                 connection.refuse(500, debug_reason(error) or HTTPStatus(500).phrase)
             elif connection.state is OPEN:
                 connection.close(CloseCode.INTERNAL_ERROR, debug_reason(error))
+
+    async def failed_beside(self, place: str, error: Exception) -> None:
+        """As ``failed``, in what belongs to a background task: other errors end no connection."""
+        if self._connection.state is OPEN and (rejection := _rejection_of(error)) is not None:
+            self._reject(place, error, rejection)
+        else:
+            await self.report(place, error)
 
     async def report(self, place: str, error: BaseException) -> None:
         """Log an exception and send Django's signal, once."""
@@ -216,7 +235,7 @@ class Calls:
                     (path, name, place),
                     "WebSocket %s refused with 400: %s in %s",
                     path,
-                    name,
+                    _shown(error),
                     place,
                 )
             connection.refuse(rejection.status, rejection.reason, rejection.headers)
@@ -227,7 +246,7 @@ class Calls:
                 "WebSocket %s closed with %d: %s in %s",
                 path,
                 code,
-                name,
+                _shown(error),
                 place,
             )
             connection.close(code, rejection.reason)
@@ -246,8 +265,16 @@ def _rejection_of(error: BaseException) -> Reject | None:
             return Reject(404)
         case SuspiciousOperation() | BadRequest() | InvalidMessage():
             return Reject(400, HTTPStatus(400).phrase)
+        case InvalidTopic() | TooManyTopics():  # what a client has typed, as a rule
+            return Reject(400, HTTPStatus(400).phrase)
         case _:
             return None
+
+
+def _shown(error: BaseException) -> str:
+    """With the text of those errors that is the library's own."""
+    name = type(error).__name__
+    return f"{name} ({error})" if isinstance(error, InvalidTopic | TooManyTopics) else name
 
 
 def _threaded(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:

@@ -84,8 +84,13 @@ class WebSocketHandler:
         connection: Connection,
         request: WebSocketRequest,
         args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        kwargs: dict[str, Any] | None = None,
     ) -> None:
+        if kwargs is None:  # called with scope, receive and send
+            raise TypeError(
+                f"{type(self).__qualname__} is a handler class, no ASGI application: name it in a "
+                "route of ws_urls.py, and serve get_websocket_application()"
+            )
         self._request = request
         self.args = args
         self.kwargs = kwargs
@@ -361,8 +366,9 @@ class WebSocketHandler:
         the reason as the body: codes from 4400 to 4599 with ``code - 4000``, 1012 and 1013 with
         503, others with 403. With ``reject_with = "close"`` the client gets the code itself.
         """
-        if self._connection.state is CONNECTING and self.reject_with != "close":
-            path = self._connection.path
+        connection = self._connection
+        if connection.state is CONNECTING and not connection.refuse_after_accept:
+            path = connection.path
             _closed_early.log(
                 (path, code),
                 "WebSocket %s: close(%d, %r) before the accept refuses the handshake with an HTTP "
@@ -373,7 +379,7 @@ class WebSocketHandler:
                 printable(reason),
                 type(self).__qualname__,
             )
-        return self._connection.close(code, reason)
+        return connection.close(code, reason)
 
     def reject(
         self, status: int = 403, reason: str = "", headers: Iterable[tuple[str, str]] = ()

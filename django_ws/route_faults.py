@@ -65,7 +65,7 @@ def import_fault(urlconf: str, error: Exception) -> Fault:
     cure = "Correct what raises this; the module must be importable as any other."
     if isinstance(error, TypeError) and (
         # From path() for an instance, and from a handler class that is called.
-        str(error).startswith("view must be") or "'connection', 'request', 'args'" in str(error)
+        str(error).startswith("view must be") or "'connection', 'request', and 'args'" in str(error)
     ):
         cure = NAME_THE_CLASS
     elif isinstance(error, AttributeError) and is_handler_class(error.obj):

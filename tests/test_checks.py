@@ -25,6 +25,7 @@ from django.core.handlers.asgi import ASGIHandler
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 
+from django_ws import WebSocketHandler
 from django_ws.checks.wrappers import serves_ours
 from django_ws.middleware import AuthMiddleware
 from tests.asgi import application as site
@@ -81,6 +82,10 @@ def in_closure(application: Any) -> Any:
 class Consumer(AsyncWebsocketConsumer): ...
 
 
+class OwnChannelsMiddleware(BaseMiddleware):
+    """As a project writes it."""
+
+
 channels_middleware_around_ours = within_channels(AuthMiddlewareStack(OriginValidator(site, ["*"])))
 channels_routes_to_ours = within_channels(
     AuthMiddlewareStack(URLRouter([path("old/", Consumer.as_asgi()), path("", site)]))
@@ -90,6 +95,9 @@ own_wrappers_around_ours = within_channels(
 )
 in_a_table = within_channels(BaseMiddleware(partial(OwnWrapper, {"ws": [site]})))
 only_consumers = within_channels(AuthMiddlewareStack(URLRouter([path("", Consumer.as_asgi())])))
+handlers_in_their_routes = within_channels(
+    OwnChannelsMiddleware(URLRouter([path("", WebSocketHandler)]))
+)
 unknown_within_channels = within_channels(AuthMiddlewareStack(OwnWrapper(django_application)))
 cyclic_within_channels = within_channels(BaseMiddleware(Cyclic()))
 very_deep: Any = django_application
@@ -664,6 +672,7 @@ APPLICATIONS = [
     setting("ASGI_APPLICATION", f"{HERE}.own_wrappers_around_ours", ""),
     setting("ASGI_APPLICATION", f"{HERE}.in_a_table", ""),
     setting("ASGI_APPLICATION", f"{HERE}.only_consumers", "W006", "ProtocolTypeRouter"),
+    setting("ASGI_APPLICATION", f"{HERE}.handlers_in_their_routes", "W006", "ProtocolTypeRouter"),
     setting("ASGI_APPLICATION", f"{HERE}.unknown_within_channels", ""),
     setting("ASGI_APPLICATION", f"{HERE}.cyclic_within_channels", ""),
     setting("ASGI_APPLICATION", f"{HERE}.very_deep", ""),
@@ -832,13 +841,14 @@ def test_a_mistake_gives_one_message_with_id_place_and_cure(
         (static_files_of_ours, True),
         (django_application, False),
         (only_consumers, False),
+        (handlers_in_their_routes, False),
         (channels_for_http, False),
         (unknown_within_channels, None),
         (cyclic_within_channels, None),
         (very_deep, None),
         (None, None),
     ],
-    ids=range(14),
+    ids=range(15),
 )
 def test_the_application_is_found_inside_of_others(application: Any, found: bool | None) -> None:
     assert serves_ours(application) is found
@@ -877,6 +887,11 @@ def test_all_mistakes_are_reported_and_not_only_the_first(
         (None, ["W004"], []),
         ("import nowhere", ["W004", "W005"], ["cannot import 'unnamed.asgi.application'"]),
         (
+            "application = type.as_asgi()",
+            ["W004", "W005"],
+            ["AttributeError: type object 'type' has no attribute 'as_asgi'", "asgi.py", "line 1"],
+        ),
+        (
             (
                 "from django.core.asgi import get_asgi_application\n"
                 "application = get_asgi_application()"
@@ -886,7 +901,7 @@ def test_all_mistakes_are_reported_and_not_only_the_first(
         ),
         ("from tests.asgi import application", ["W004"], []),
     ],
-    ids=["missing", "broken", "of Django", "ours"],
+    ids=["missing", "broken", "broken inside", "of Django", "ours"],
 )
 def test_asgi_py_is_looked_at_where_no_setting_names_it(
     asgi: str | None,

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
+from channels.routing import URLRouter
 from django.core.exceptions import ImproperlyConfigured
+from django.urls import path
 from pytest_django import Settings
 
 from django_ws import WebSocketHandler
@@ -117,3 +119,10 @@ async def test_following_the_advice_gives_a_handler_that_serves() -> None:
         await ws.close(4000)
     assert called == ["on_connect", "closed with 4000"]
     called.clear()
+
+
+async def test_a_handler_in_channels_own_router_says_where_it_belongs() -> None:
+    routes: list[Any] = [path("ws/", WebSocketHandler)]  # type: ignore[arg-type]
+    router = URLRouter(routes)
+    with pytest.raises(TypeError, match=r"WebSocketHandler is a handler class, no ASGI applic.*"):
+        await router({"type": "websocket", "path": "/ws/"}, None, None)

@@ -106,6 +106,40 @@ async def test_an_exception_in_on_invalid_message_is_an_error_like_any_other() -
         assert [code for code, _ in peer.closes] == [1011]
 
 
+@pytest.mark.parametrize("name", ["on_invalid_message", "on_error"])
+@each_kind
+async def test_hooks_that_answer_an_error_end_the_connection_with_it(
+    name: str, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Handler(WebSocketHandler):
+        async def on_message(self, message: Any) -> None:
+            raise InvalidMessage("first") if name == "on_invalid_message" else ZeroDivisionError
+
+    Deciding: Any = type("Deciding", (Handler,), {name: raises(kind, "second")})
+    async with Peer(Deciding) as peer:
+        peer.say("1", "2")
+        await peer.ended()
+        assert peer.closes == [(1008, "second")]
+    assert caplog.messages[-1].endswith(f"invalid message: second (in {name})")
+    assert len(caplog.messages) == 2
+
+
+async def test_after_the_close_it_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    asked = []
+
+    class Handler(WebSocketHandler):
+        on_close = raises("async")
+
+        async def on_invalid_message(self, error: InvalidMessage) -> None:
+            asked.append(error)
+
+    async with Peer(Handler) as peer:
+        peer.leave()
+        await peer.ended()
+    assert asked == []
+    assert caplog.records == []
+
+
 async def test_before_the_accept_it_refuses_the_handshake_with_400() -> None:
     class Handler(WebSocketHandler):
         on_connect = raises("async")

@@ -388,6 +388,21 @@ async def test_close_before_the_accept_refuses_and_tells_how_clients_could_see_t
     )
 
 
+async def test_who_was_accepted_for_its_first_message_sees_the_code_too(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Handler(WebSocketHandler):
+        async def authenticate_first(self, message: Any) -> Any:
+            await self.close(4001, "go away")
+
+    caplog.set_level(logging.INFO)
+    async with Peer(Handler) as peer:
+        peer.say("1")
+        await peer.ended()
+        assert peer.closes == [(4001, "go away")]
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize("code", [1000, 1012, 4001, 4401])
 async def test_with_reject_with_close_the_client_sees_the_code_and_the_reason(
     code: int, caplog: pytest.LogCaptureFixture

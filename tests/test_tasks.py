@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any, Self
 
 import pytest
+from django.core.exceptions import PermissionDenied
 from pytest_django import Settings
 
 from django_ws import (
@@ -541,6 +542,23 @@ async def test_an_exception_in_on_task_error_is_logged_and_the_connection_stays_
         await until(lambda: len(caplog.records) == 2)
         assert "exception in on_task_error" in caplog.messages[1]
         assert peer.handler.connected
+
+
+async def test_on_task_error_may_refuse_as_other_hooks_do(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Handler(WebSocketHandler):
+        def on_task_error(self, error: BaseException) -> None:
+            raise PermissionDenied
+
+    async with Peer(Handler) as peer:
+        peer.handler.start_task("task", fails)
+        await peer.ended()
+        assert [code for code, _ in peer.closes] == [4403]
+    assert caplog.messages[1:] == [
+        "WebSocket /ws/ closed with 4403: PermissionDenied in on_task_error"
+    ]
+    assert not caplog.records[1].exc_info
 
 
 @pytest.mark.parametrize("wanted", [False, True])

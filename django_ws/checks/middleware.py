@@ -11,10 +11,10 @@ from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error
 from django.core.exceptions import ImproperlyConfigured
-from django.utils.module_loading import import_string
 
 from django_ws import conf
 from django_ws.causes import cause
+from django_ws.importing import import_named
 from django_ws.middleware import AuthMiddleware
 from django_ws.middleware.chain import run
 from django_ws.middleware.token import TokenMiddleware
@@ -48,7 +48,7 @@ def check_middleware(**kwargs: Any) -> Iterator[CheckMessage]:
     for index, path in enumerate(paths):
         place = f"WS_MIDDLEWARE[{index}]"
         try:
-            middleware = import_string(path)
+            middleware = import_named(path)
         except Exception as error:
             yield Error(
                 f"{place}: cannot import {path!r} ({cause(error)}).",

@@ -8,10 +8,10 @@ from typing import Any
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Warning  # noqa: A004  (Django's name)
-from django.utils.module_loading import import_string
 
 from django_ws.causes import cause
 from django_ws.checks.wrappers import serves_ours
+from django_ws.importing import import_named
 from django_ws.missed_upgrades import LIBRARIES
 from django_ws.route_faults import is_missing
 
@@ -37,7 +37,7 @@ def check_application(**kwargs: Any) -> Iterator[CheckMessage]:
             id="django_ws.W004",
         )
     try:
-        application = import_string(path)
+        application = import_named(path)
     except Exception as error:
         if not place and is_missing(path.rpartition(".")[0], error):
             return

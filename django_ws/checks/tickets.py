@@ -7,11 +7,10 @@ from typing import Any
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Warning  # noqa: A004  (Django's name)
-from django.core.exceptions import ImproperlyConfigured
-from django.utils.module_loading import import_string
 
 from django_ws import conf
 from django_ws.auth.tokens.once import is_sharp
+from django_ws.importing import import_named
 from django_ws.middleware import TicketAuthMiddleware
 
 
@@ -28,7 +27,7 @@ def check_tickets(**kwargs: Any) -> Iterator[CheckMessage]:
 
 def _takes_tickets() -> bool:
     try:
-        found = [import_string(path) for path in conf.read("WS_MIDDLEWARE")]
-    except (ImproperlyConfigured, ImportError):
+        found = [import_named(path) for path in conf.read("WS_MIDDLEWARE")]
+    except Exception:  # whatever a module of the site's raises
         return False  # check_settings or check_middleware tells
     return any(isinstance(each, type) and issubclass(each, TicketAuthMiddleware) for each in found)

@@ -11,6 +11,7 @@ from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 from django.core.handlers.asgi import ASGIHandler
 
 from django_ws.asgi import WebSocketApplication
+from django_ws.handler import WebSocketHandler
 
 CHANNELS = "channels."
 MAX_LOOKED_AT = 1000  # objects; a wrapper may hold on to anything
@@ -37,17 +38,21 @@ def serves_ours(application: Any) -> bool | None:
 
 
 def _is_of_channels(application: Any) -> bool:
-    """Its routers, its middleware and what ``Consumer.as_asgi()`` gives hide nothing."""
-    return type(application).__module__.startswith(CHANNELS) or hasattr(
-        application, "consumer_class"
-    )
+    """Its routers, its middleware (a project's own, too) and what ``Consumer.as_asgi()`` gives
+    hide nothing. Nor does a handler's class in one of its routes, which cannot be served there.
+    """
+    if isinstance(application, type):
+        return issubclass(application, WebSocketHandler)
+    return any(
+        each.__module__.startswith(CHANNELS) for each in type(application).__mro__
+    ) or hasattr(application, "consumer_class")
 
 
 def _inside(application: Any) -> Iterable[Any]:
     """What it may hand a handshake on to."""
     if isinstance(application, ASGIStaticFilesHandler):
         return [application.application]
-    if isinstance(application, ASGIHandler) or hasattr(application, "consumer_class"):
+    if isinstance(application, ASGIHandler | type) or hasattr(application, "consumer_class"):
         return []
     if _is_of_channels(application):
         if hasattr(application, "application_mapping"):  # a ProtocolTypeRouter

@@ -8,12 +8,12 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.dispatch import receiver
-from django.utils.module_loading import import_string
 
 from django_ws import conf
 from django_ws.auth.joint_login import JointLogin
 from django_ws.auth.login import Login
 from django_ws.handler import WebSocketHandler
+from django_ws.importing import import_named
 from django_ws.limits import limits
 from django_ws.middleware.token import TokenMiddleware
 
@@ -67,7 +67,7 @@ def run(ws: WebSocketHandler) -> Awaitable[None]:
 def load(index: int, path: str) -> Callable[[Chain], Any]:
     """The class or factory that one entry names."""
     try:
-        middleware = import_string(path)
+        middleware = import_named(path)
     except ImportError as error:
         raise ImproperlyConfigured(
             f"WS_MIDDLEWARE[{index}]: cannot import {path!r} ({error}). Check the dotted path."

@@ -56,11 +56,18 @@ class TokenMiddleware(ABC):
 
         self.func = func
         self.anonymous_user = AnonymousUser
+        self.header = "Authorization"
+        self.schemes: Sequence[str] = [self.keyword]  # in front of the token in that header
         self.authenticator = self.build_authenticator()
+        self._header = self.header.lower().encode()
+        self._schemes = {scheme.lower() for scheme in self.schemes}
 
     @abstractmethod
     def build_authenticator(self) -> Authenticator:
-        """Called once. Raises ``ImproperlyConfigured`` naming what is missing."""
+        """Called once. Raises ``ImproperlyConfigured`` naming what is missing.
+
+        It may set ``header`` and ``schemes`` where the tokens' own settings name others.
+        """
 
     async def __call__(self, ws: WebSocketHandler) -> None:
         request = ws.request
@@ -100,10 +107,10 @@ class TokenMiddleware(ABC):
 
     def _in_header(self, ws: WebSocketHandler) -> Found | None:
         for name, value in ws.request.scope["headers"]:
-            if name.lower() == b"authorization":
+            if name.lower() == self._header:
                 scheme, _, token = value.decode("latin-1").strip().partition(" ")
-                if scheme.lower() == self.keyword.lower():
-                    place = "in the header Authorization"
+                if scheme.lower() in self._schemes:
+                    place = f"in the header {self.header}"
                     return Found(place, scheme.lower(), Secret(token.strip()))
         return None
 

@@ -16,6 +16,7 @@ from django_ws.auth.tokens import (
     SimpleJWTAuthenticator,
     TicketAuthenticator,
 )
+from django_ws.auth.tokens.simplejwt import header_of_simplejwt
 from django_ws.middleware.token import TokenMiddleware
 
 
@@ -48,6 +49,8 @@ class JWTAuthMiddleware(TokenMiddleware):
         if conf.get().ws_jwt is not None:
             return JSONWebTokenAuthenticator(self.close_at_expiry)
         if find_spec("rest_framework_simplejwt") is not None:
+            if type(self).keyword == JWTAuthMiddleware.keyword:
+                self.header, self.schemes = header_of_simplejwt()
             return SimpleJWTAuthenticator(self.close_at_expiry is not False)
         raise ImproperlyConfigured(
             "JWTAuthMiddleware: neither is WS_JWT set nor djangorestframework-simplejwt "

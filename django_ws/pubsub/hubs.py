@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.dispatch import receiver
-from django.utils.module_loading import import_string
 
 from django_ws import conf
+from django_ws.importing import import_named
 from django_ws.pubsub.backends.base import Backend, SyncPublisher
 from django_ws.pubsub.hub import READY_SECONDS, Hub
 
@@ -30,7 +30,7 @@ def backend_class(alias: str, config: conf.BroadcastConfig) -> type[Backend]:
     """The class that ``WS_BROADCAST`` names. Raises ``ImproperlyConfigured``."""
     path = config.backend
     try:
-        found = import_string(path)
+        found = import_named(path)
     except ImportError as error:
         raise ImproperlyConfigured(
             f"WS_BROADCAST[{alias!r}]['BACKEND']: cannot import {path!r} ({error}). Check the "

@@ -17,9 +17,9 @@ from django.conf import settings
 from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.asgi import ASGIHandler
-from django.utils.module_loading import import_string
 
 from django_ws.causes import cause
+from django_ws.importing import import_named
 from django_ws.server.base import BaseServer
 from django_ws.server.config import Config, http_protocol, max_message_size, ws_protocol
 from django_ws.server.development_log import Lines
@@ -41,7 +41,7 @@ def application(static_files: bool) -> ASGIApplication:
     """
     path = settings.ASGI_APPLICATION
     try:
-        found = import_string(path)
+        found = import_named(path)
     except Exception as error:
         raise ImproperlyConfigured(
             f"ASGI_APPLICATION: cannot import {path!r} ({cause(error)}). Correct what raises, or "

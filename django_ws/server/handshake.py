@@ -7,6 +7,7 @@ beside it takes, and says nothing to those that send more.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Coroutine
 from typing import Any
 
@@ -25,6 +26,8 @@ from django_ws.server.http import HAS_BODY, INVALID, has_body
 from django_ws.server.keepalive import Keepalive
 
 NO_GET = "A WebSocket handshake is a GET."
+VERSION_HEADER, VERSION = b"sec-websocket-version", b"13"
+OTHER_VERSION = "Only version 13 of the WebSocket protocol is spoken here."
 WINDOW_BITS = 12  # uvicorn's, both ways
 
 # What the library looks at; all others go past it.
@@ -71,9 +74,11 @@ class Handshaking(Keepalive):
             self._refuse(405, NO_GET)
         elif has_body(headers):
             self._refuse(400, HAS_BODY)
+        elif any(value != VERSION for name, value in headers if name == VERSION_HEADER):
+            self._refuse(426, OTHER_VERSION)
         else:
             try:
-                request = request_of(target, headers)
+                request = request_of(without_host(target), headers)
             except (ValueError, WebSocketException):
                 self._refuse(400, INVALID)
             else:
@@ -88,9 +93,25 @@ class Handshaking(Keepalive):
 
     def _refuse(self, status: int, text: str) -> None:
         self.handshake_initiated = self.handshake_complete = self.close_sent = True
-        self.conn.send_response(self.conn.reject(status, text))
+        response = self.conn.reject(status, text)
+        if status == 426:  # https://www.rfc-editor.org/rfc/rfc6455#section-4.4
+            response.headers["Sec-WebSocket-Version"] = VERSION.decode()
+        self.conn.send_response(response)
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.transport.close()
+
+
+def without_host(target: bytes) -> bytes:
+    """The path and the query of ``http://host/path?query``, which clients may send to any server.
+
+    https://www.rfc-editor.org/rfc/rfc9112#section-3.2.2
+    """
+    if target.startswith(b"/"):
+        return target
+    found = re.fullmatch(rb"[a-zA-Z][a-zA-Z0-9+.-]*://[^/?]*(.*)", target)
+    if found is None:
+        return target
+    return found[1] if found[1].startswith(b"/") else b"/" + found[1]
 
 
 def request_of(target: bytes, headers: list[tuple[bytes, bytes]]) -> Request:

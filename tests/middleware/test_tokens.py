@@ -143,8 +143,8 @@ def who(route: str = "/who/", **options: Any) -> Any:
         return user, subprotocol, ws.subprotocol
 
 
-def by_header(value: str) -> Any:
-    return who(headers={"Authorization": value})[0]
+def by_header(value: str, name: str = "Authorization") -> Any:
+    return who(headers={name: value})[0]
 
 
 def status(**options: Any) -> tuple[int, str]:
@@ -605,6 +605,33 @@ def test_simplejwts_settings_count(alice: User, simplejwt: Callable[..., None]) 
     assert by_header(f"Bearer {token}") == "alice"
     simplejwt(audience="others")
     assert header_status(f"Bearer {token}") == 401
+
+
+@pytest.mark.parametrize("types", ["JWT", ("JWT", "Bearer")])
+@pytest.mark.parametrize("name", ["HTTP_AUTHORIZATION", "HTTP_X_ACCESS_TOKEN"])
+@pytest.mark.usefixtures("simplejwt")
+def test_simplejwts_header_is_that_of_its_settings(
+    alice: User, settings: Settings, types: Any, name: str
+) -> None:
+    settings.SIMPLE_JWT = {"AUTH_HEADER_TYPES": types, "AUTH_HEADER_NAME": name}
+    token = AccessToken.for_user(alice)
+    header = "Authorization" if name == "HTTP_AUTHORIZATION" else "X-Access-Token"
+    assert by_header(f"JWT {token}", header) == "alice"
+    assert by_header(f"jwt {token}", header) == "alice"
+    assert by_header(f"Bearer {token}", header) == ("AnonymousUser" if types == "JWT" else "alice")
+    if header != "Authorization":
+        assert by_header(f"JWT {token}") == "AnonymousUser"
+
+
+@pytest.mark.usefixtures("simplejwt")
+def test_a_keyword_of_ones_own_goes_before_simplejwts_settings(
+    alice: User, settings: Settings
+) -> None:
+    class Own(JWTAuthMiddleware):
+        keyword = "Own"
+
+    settings.SIMPLE_JWT = {"AUTH_HEADER_TYPES": ("JWT",)}
+    assert list(Own(run).schemes) == ["Own"]
 
 
 @pytest.mark.usefixtures("simplejwt")

@@ -93,6 +93,47 @@ async def test_more_topics_than_the_setting_allows(settings: Settings) -> None:
         assert len(handler.subscriptions) == 3
 
 
+@pytest.mark.parametrize("opened", [False, True], ids=["handshake", "open"])
+@pytest.mark.parametrize(
+    ("topics", "shown"),
+    [
+        (["x" * 600], "InvalidTopic (not a topic: 'xxx"),
+        ([5], "InvalidTopic (not a topic: 5"),
+        (["a", "b", "c", "d"], "TooManyTopics (this connection has joined 3 topics"),
+    ],
+    ids=["long", "number", "many"],
+)
+async def test_what_a_client_chose_as_a_topic_is_no_error_of_the_sites(
+    opened: bool,
+    topics: list[Any],
+    shown: str,
+    settings: Settings,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings.WS_MAX_TOPICS = 3
+
+    class Joining(WebSocketHandler):
+        async def get_topics(self) -> Any:
+            return [] if opened else topics
+
+        async def on_message(self, message: Any) -> None:
+            await self.subscribe(topics)
+
+    if opened:
+        async with Peer(Joining) as peer:
+            peer.say("1")
+            await peer.ended()
+            assert [code for code, _ in peer.closes] == [4400]
+    else:
+        with pytest.raises(HandshakeRejected) as refused:
+            async with client(Joining):
+                pass
+        assert refused.value.status == 400
+    [record] = caplog.records
+    assert (record.levelname, record.exc_info) == ("WARNING", None)
+    assert shown in record.getMessage()
+
+
 async def test_after_the_close() -> None:
     async with Peer(Quiet) as peer:
         handler = peer.handler

@@ -72,6 +72,46 @@ def test_a_long_request_line_is_taken(loop: str, http: str, make: Any) -> None:
     run(loop, main())
 
 
+@pytest.mark.parametrize(
+    "target",
+    [b"http://site/a/?b", b"https://site:8000/a/?b", b"http://site", b"http://site?b"],
+)
+def test_a_handshake_may_name_the_host_in_its_request_line(
+    loop: str, http: str, target: bytes
+) -> None:
+    """https://www.rfc-editor.org/rfc/rfc9112#section-3.2.2"""
+    seen = []
+
+    async def noted(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "lifespan":
+            seen.append((scope["path"], scope["raw_path"], scope["query_string"]))
+        await echo(scope, receive, send)
+
+    async def main() -> None:
+        async with serving(noted, http) as server, Client(server) as client:
+            client.say(handshake(target))
+            assert (await client.answer())[0] == 101
+
+    run(loop, main())
+    path = b"/a/" if b"/a/" in target else b"/"
+    assert seen == [(path.decode(), path, b"b" if b"?" in target else b"")]
+
+
+def test_another_version_is_refused_with_the_one_that_is_spoken(loop: str, http: str) -> None:
+    """https://www.rfc-editor.org/rfc/rfc6455#section-4.4"""
+
+    async def main() -> None:
+        async with serving(echo, http) as server, Client(server) as client:
+            data = handshake().replace(b"Version: 13", b"Version: 8")
+            client.say(data)
+            head = await client.reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 426 ")
+            assert b"\r\nsec-websocket-version: 13\r\n" in head.lower()
+            assert b"Only version 13" in await client.rest()
+
+    run(loop, main())
+
+
 @pytest.mark.parametrize("make", [request, handshake])
 @pytest.mark.parametrize("name", TOO_LARGE)
 @pytest.mark.parametrize("piece", [1 << 20, 5000])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -15,6 +16,14 @@ from django_ws.auth.tokens.authenticator import library
 _NOT_A_TOKEN = (ValueError, TypeError, OverflowError, RecursionError, DataError)
 
 PACKAGE = "djangorestframework-simplejwt"
+
+
+def header_of_simplejwt() -> tuple[str, Sequence[str]]:
+    """``AUTH_HEADER_NAME`` as on the wire, and ``AUTH_HEADER_TYPES``."""
+    settings = library("rest_framework_simplejwt.settings", PACKAGE).api_settings
+    types = settings.AUTH_HEADER_TYPES
+    name = settings.AUTH_HEADER_NAME.removeprefix("HTTP_").replace("_", "-").title()
+    return name, [types] if isinstance(types, str) else types
 
 
 class SimpleJWTAuthenticator:
