@@ -21,7 +21,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, ParamSpec, TypeVar
-from weakref import WeakKeyDictionary, WeakMethod
+from weakref import WeakKeyDictionary, WeakMethod, WeakSet
 
 from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext
 from django.conf import settings
@@ -45,6 +45,7 @@ _busy = ThrottledLog(logger, logging.WARNING, "waits for a free thread")
 
 _pool: ThreadPoolExecutor | None = None
 _pool_lock = threading.Lock()
+_kept: WeakSet[Any] = WeakSet()  # all database connections of its threads
 
 
 def _run_soon(function: Callable[..., None], *args: Any) -> None:
@@ -68,6 +69,18 @@ def _resize(*, setting: str, **kwargs: Any) -> None:
             old, _pool = _pool, None
         if old is not None:
             old.shutdown(wait=False)
+
+
+def close_databases() -> None:
+    """Close what the threads still keep open. Only when none of them works any more."""
+    with _pool_lock:
+        kept = list(_kept)
+    for connection in kept:
+        connection.inc_thread_sharing()
+        try:
+            connection.close()
+        finally:
+            connection.dec_thread_sharing()
 
 
 def clean_databases() -> None:
@@ -105,6 +118,8 @@ def _make_pristine(connection: Any) -> None:
     at_first = _pristine.attributes.get(connection)
     if at_first is None:
         _pristine.attributes[connection] = dict(attributes)
+        with _pool_lock:
+            _kept.add(connection)
         return
     if attributes == at_first:  # as after each unit that has not used it
         return

@@ -12,6 +12,7 @@ from django.core.handlers.asgi import ASGIHandler
 from django.test import TransactionTestCase, modify_settings
 
 from django_ws.asgi import WebSocketApplication
+from django_ws.sync import close_databases
 
 START_SECONDS = 10.0
 
@@ -52,6 +53,7 @@ class LiveServer(threading.Thread):
     def stop(self) -> None:
         self.server.should_exit = True
         self.join()
+        close_databases()  # so that the test database can be deleted
 
 
 class WebSocketLiveServerTestCase(TransactionTestCase):

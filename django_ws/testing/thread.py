@@ -43,11 +43,20 @@ class CallerThread(Executor):
         return future.result()
 
 
+class _Callers(threading.local):
+    """One for all clients of a thread: whichever of them it waits for, the others go on."""
+
+    def __init__(self) -> None:
+        self.this_thread = CallerThread()
+
+
+_callers = _Callers()
+
+
 class LoopThread:
     """One event loop for one test client. Every wait in it has a time limit of its own."""
 
     def __init__(self) -> None:
-        self._caller = CallerThread()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="django_ws test client", daemon=True
@@ -57,11 +66,13 @@ class LoopThread:
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the loop, and its sync work in this thread meanwhile."""
 
+        caller = _callers.this_thread
+
         async def run() -> T:
-            give_everything_to(self._caller)
+            give_everything_to(caller)
             return await coroutine
 
-        return self._caller.run_until(asyncio.run_coroutine_threadsafe(run(), self._loop))
+        return caller.run_until(asyncio.run_coroutine_threadsafe(run(), self._loop))
 
     def stop(self) -> None:
         """End what still runs in the loop, the loop and its thread."""

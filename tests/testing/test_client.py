@@ -55,6 +55,19 @@ class CountHandler(WebSocketHandler):
         self.send([User.objects.count(), threading.current_thread().name])
 
 
+class RoomHandler(WebSocketHandler):
+    """Counts with the ORM before it passes a message on."""
+
+    topics = ("room",)
+
+    def on_open(self) -> None:
+        self.broadcast("room", f"{User.objects.count()} came")
+
+    async def on_message(self, message: Any) -> None:
+        await asyncio.sleep(0.05)  # when the test waits for another client
+        await self.broadcast("room", [message, await User.objects.acount()])
+
+
 class ClosingHandler(WebSocketHandler):
     async def on_message(self, message: Any) -> None:
         await self.send("last words")
@@ -143,6 +156,7 @@ urlpatterns = [
     path("info/", InfoHandler),
     path("count/", CountHandler),
     path("closing/", ClosingHandler),
+    path("room/", RoomHandler),
     path("rejecting/", RejectingHandler),
     path("raising/", RaisingHandler),
     path("task/", TaskHandler),
@@ -416,6 +430,24 @@ async def test_close_of_the_server_has_code_and_reason() -> None:
         await ws.send("?")
         assert await ws.wait_closed() == 4321
         assert (ws.close_code, ws.close_reason) == (4321, "enough")
+
+
+@pytest.mark.django_db
+def test_whichever_client_a_sync_test_waits_for_the_others_go_on() -> None:
+    with WebSocketClient("/room/") as a, WebSocketClient("/room/") as b:
+        User.objects.create(username="alice")
+        b.send("hello")
+        assert receive_list(a) == ["hello", 1]
+        assert receive_list(b) == ["hello", 1]
+        a.send("hi")
+        assert receive_list(b) == ["hi", 1]
+        assert receive_list(a) == ["hi", 1]
+
+
+def receive_list(client: Any) -> list[Any]:
+    while not isinstance(message := client.receive(), list):
+        pass
+    return message
 
 
 def test_close_of_the_server_is_seen_by_a_sync_client() -> None:
