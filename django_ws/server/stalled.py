@@ -32,6 +32,7 @@ PAGE_AT_THE_END_SECONDS = 10.0
 ROUND_SECONDS = 2.0  # between two looks at one connection, at least
 AT_ONCE = 500  # connections that are looked at in one go: some 0.2 ms
 
+_faults = ThrottledLog(logger, logging.ERROR, "connections that could not be looked at")
 _aborts = ThrottledLog(logger, logging.INFO, "connections aborted whose client reads nothing")
 
 
@@ -48,7 +49,7 @@ class Stalled:
     def look(self, now: float) -> None:
         """At some of them, so that it takes no time: call it often."""
         for connection in islice(self._round, AT_ONCE):
-            self._look_at(connection, now, CLOSED_SECONDS, PAGE_SECONDS)
+            self._look_safely_at(connection, now, CLOSED_SECONDS, PAGE_SECONDS)
         if now >= self._next_round:
             self._next_round = now + ROUND_SECONDS
             self._round = iter(list(self._connections))
@@ -56,12 +57,31 @@ class Stalled:
     def look_at_the_end(self, now: float) -> None:
         """At all of them, when the server ends."""
         for connection in list(self._connections):
-            self._look_at(connection, now, CLOSED_AT_THE_END_SECONDS, PAGE_AT_THE_END_SECONDS)
+            self._look_safely_at(
+                connection, now, CLOSED_AT_THE_END_SECONDS, PAGE_AT_THE_END_SECONDS
+            )
+
+    def _look_safely_at(
+        self, connection: Any, now: float, closed_seconds: float, page_seconds: float
+    ) -> None:
+        """Nothing about one connection may end the server, and with it all others."""
+        try:
+            self._look_at(connection, now, closed_seconds, page_seconds)
+        except Exception as error:
+            _faults.log(
+                type(error).__name__,
+                "A connection could not be looked at, and is aborted (%s)",
+                type(connection.transport).__name__,
+                exc_info=error,
+            )
+            connection.transport.abort()
 
     def _look_at(
         self, connection: Any, now: float, closed_seconds: float, page_seconds: float
     ) -> None:
         transport = connection.transport
+        if getattr(transport, "_ssl_protocol", transport) is None:
+            return  # asyncio's, of TLS, closed twice: it knows nothing more, and ends in time
         if transport.is_closing():
             seconds = closed_seconds
         elif transport.get_write_buffer_size() and hasattr(connection, "cycle"):
