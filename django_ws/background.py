@@ -12,7 +12,7 @@ from typing import Any
 
 from django_ws.calls import Calls, Handler
 from django_ws.connection import Connection
-from django_ws.exceptions import ConnectionClosed
+from django_ws.exceptions import ConnectionClosed, MessageDropped
 from django_ws.sync import is_own_sync_work
 from django_ws.tasks import StartedTask, TaskCallback, TaskFunction, Tasks
 
@@ -85,7 +85,9 @@ class Background:
             error = task.exception()
         except asyncio.CancelledError as cancelled:
             error = cancelled if self._handler.PROCESS_CANCEL_ERRORS else None
-        if isinstance(error, ConnectionClosed) and self._connection.gone:
+        if (isinstance(error, ConnectionClosed) and self._connection.gone) or isinstance(
+            error, MessageDropped
+        ):
             error = None
         if error is not None:
             self.start(self._failed(task_id, error), f"on_task_error of {task_id!r}")

@@ -19,14 +19,17 @@ from django_ws.close_codes import CloseCode, close_code_of
 from django_ws.codecs import Codec
 from django_ws.connection import CONNECTING, OPEN, Connection
 from django_ws.exceptions import (
+    BroadcastError,
     ConnectionClosed,
     InvalidMessage,
     InvalidTopic,
     MessageDropped,
     Reject,
+    SendTimeout,
     TooManyTopics,
 )
 from django_ws.hooks import Hooks
+from django_ws.printable import printable
 from django_ws.reporting import debug_reason, report_error
 from django_ws.request import WebSocketRequest
 from django_ws.throttled_log import ThrottledLog
@@ -35,6 +38,7 @@ logger = logging.getLogger("django.ws.request")
 
 _suspicious = ThrottledLog(logger, logging.WARNING, "suspicious handshakes")
 _invalid = ThrottledLog(logger, logging.WARNING, "messages that a handler found invalid")
+_not_broadcast = ThrottledLog(logger, logging.ERROR, "hooks that a broadcast's failure has ended")
 _refusals = ThrottledLog(logger, logging.WARNING, "connections closed by what a hook raised")
 
 MIDDLEWARE = "the middleware"
@@ -189,6 +193,10 @@ class Calls:
             logger.debug("WebSocket %s: %s ended by the close", connection.path, place)
         elif is_answered and isinstance(error, MessageDropped):  # counted and warned of already
             logger.debug("WebSocket %s: %s ended by an overflow", connection.path, place)
+        elif connection.state is OPEN and isinstance(error, SendTimeout) and connection.is_behind:
+            connection.overflowed()
+        elif isinstance(error, BroadcastError):
+            await self._not_broadcast(place, error)
         elif connection.state is OPEN and isinstance(error, InvalidMessage):
             path = connection.path
             _invalid.log((path, place), "WebSocket %s: %s (in %s)", path, error, place)
@@ -206,6 +214,23 @@ class Calls:
                 connection.refuse(500, debug_reason(error) or HTTPStatus(500).phrase)
             elif connection.state is OPEN:
                 connection.close(CloseCode.INTERNAL_ERROR, debug_reason(error))
+
+    async def _not_broadcast(self, place: str, error: BroadcastError) -> None:
+        """The backend is away: told as such, and not with a report for each message."""
+        connection = self._connection
+        _not_broadcast.log(
+            (connection.path, place, error.server),
+            "WebSocket %s: %s (in %s). Catch BroadcastError where the connection is to stay open.",
+            connection.path,
+            printable(str(error)),
+            place,
+        )
+        if place not in _WITHOUT_ON_ERROR:
+            await self.call("on_error", error)
+        if connection.state is CONNECTING:
+            connection.refuse(503)
+        elif connection.state is OPEN:
+            connection.close(CloseCode.TRY_AGAIN_LATER)
 
     async def failed_beside(self, place: str, error: Exception) -> None:
         """As ``failed``, in what belongs to a background task: other errors end no connection."""

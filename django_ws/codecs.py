@@ -232,8 +232,8 @@ _LEAVES = frozenset(
 _BYTES = frozenset({bytes, bytearray, memoryview})
 _CONTAINERS = frozenset({dict, list, tuple, set, frozenset})
 _NO_BYTES = (
-    "bytes, which JSON has not: send base64.b64encode(value).decode(), or use send_bytes() for a "
-    "message of nothing else, or MessagePackCodec"
+    "bytes, which JSON has not: send base64.b64encode(value).decode(), or bytes alone as the "
+    "message (send_bytes(), broadcast()). With MessagePackCodec send() takes them, too"
 )
 
 _json_encode = msgspec.json.Encoder(enc_hook=_encode_hook).encode

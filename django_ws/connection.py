@@ -272,7 +272,7 @@ class Connection:
                 # Otherwise it is half sent already.
                 return None if has_room(size, beside()) else MessageDropped()
             case _:
-                self._overflow(beside())
+                self.overflowed(beside())
                 return self.closed_error()
 
     def drop(self, error: WebSocketError) -> Awaitable[None]:
@@ -282,7 +282,13 @@ class Connection:
             self._warn_of_drops()
         return Failed(error)
 
-    def _overflow(self, beside: int) -> None:
+    @property
+    def is_behind(self) -> bool:
+        """Whether the client has yet to take what was sent."""
+        return self.outbound.size > 0
+
+    def overflowed(self, beside: int = 0) -> None:
+        """End it, since the client reads too slowly, or its hooks handle too little."""
         cause = (
             "the client reads too slowly"
             if self.outbound.size > beside

@@ -106,7 +106,7 @@ async def _await_end(loop: asyncio.AbstractEventLoop, seconds: float) -> None:
             ", ".join(sorted({life.connection.path for life in left})),
         )
         for life in left:
-            life.connection.task.cancel()
+            life.cut_off()
 
 
 def _ours(loop: asyncio.AbstractEventLoop) -> list[Life]:

@@ -65,7 +65,8 @@ def consumer_fault(handler_class: type) -> str:
         bound = () if isinstance(method, staticmethod | classmethod) else ("self",)
         if callable(function) and is_meant(function, *bound):
             instead.append(f"{name}: {cure}")
-    if isinstance(inspect.getattr_static(handler_class, "groups", None), list | tuple | set):
+    groups = inspect.getattr_static(handler_class, "groups", None)
+    if isinstance(groups, list | tuple | set | frozenset):
         instead.append(f"groups: {GROUPS}")
     if not instead:
         return ""

@@ -52,6 +52,12 @@ class Restarting(Ending):
             else:
                 told.add_done_callback(self._end_after_hook)
 
+    def cut_off(self) -> None:
+        """The time for all is up: end with 1012 at once, whatever still runs."""
+        self._close_for_restart()
+        self.connection.inbound.stop_handling()
+        self._cancel_task()
+
     def _end_after_hook(self, told: asyncio.Task[None] | None = None) -> None:
         if self.connection.state is not OPEN:
             return

@@ -256,8 +256,12 @@ class InOrder(Executor):
 
 def _unit_of_work(around: Around | None) -> AbstractContextManager[Any]:
     """What surrounds one unit. Raises ``TypeError`` for what is no context manager."""
-    function = around() if around is not None else None
-    manager = function() if function is not None else None
+    if around is None:
+        return nullcontext()
+    function = around()
+    if function is None:  # without it this would run as anybody, or as the one before
+        raise RuntimeError("the connection has ended, and its handler's unit_of_work() with it")
+    manager = function()
     if manager is None:
         return nullcontext()
     if not isinstance(manager, AbstractContextManager):

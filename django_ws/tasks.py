@@ -6,11 +6,12 @@ import asyncio
 import inspect
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
+from contextlib import suppress
 from contextvars import Context
 from typing import Any
 
 from django_ws.acting import Action, DoneFuture
-from django_ws.exceptions import ConnectionClosed
+from django_ws.exceptions import ConnectionClosed, MessageDropped
 
 TASK_DUPLICATE_STARTED = "task-duplicate-started"
 TASK_WS_CLOSED = "task-websocket-closed"
@@ -156,6 +157,7 @@ async def sleep_loop(
         await asyncio.wait([closed], timeout=max(0.0, start + beat * seconds - loop.time()))
         if closed.done():
             return
-        await function(*args, **kwargs)
+        with suppress(MessageDropped):  # counted and warned of already; the next may have room
+            await function(*args, **kwargs)
         # The next point that lies ahead; never the same one twice.
         beat = max(beat + 1, math.ceil((loop.time() - start) / seconds))

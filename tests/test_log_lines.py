@@ -24,7 +24,15 @@ from django.core.exceptions import BadRequest, PermissionDenied
 from pytest_django import Settings
 
 import django_ws
-from django_ws import ConnectionClosed, WebSocketHandler, abroadcast, stalls, sync, throttled_log
+from django_ws import (
+    ConnectionClosed,
+    WebSocketHandler,
+    abroadcast,
+    broadcast_on_commit,
+    stalls,
+    sync,
+    throttled_log,
+)
 from django_ws.auth.tokens import once
 from django_ws.auth.tokens.ticket_session import session_key_of
 from django_ws.exceptions import BroadcastError, InvalidMessage
@@ -36,7 +44,7 @@ from django_ws.pubsub.hubs import running_hub
 from django_ws.testing import HandshakeRejected, WebSocketClient
 from django_ws.throttled_log import MAX_KEYS, ThrottledLog
 from tests.asgi_peer import PATH, SECONDS, Peer, handlers, route, until
-from tests.pubsub.fickle import FickleBackend, fickle  # noqa: F401  (a fixture)
+from tests.pubsub.fickle import CONFIG, FickleBackend, fickle  # noqa: F401  (a fixture)
 
 MANY = 3 * MAX_KEYS
 PACKAGE = Path(django_ws.__file__).parent
@@ -68,7 +76,6 @@ NOT_THROTTLED = {
         "_listen_always": "once a second at most, while a backend fails",
     },
     "pubsub/losses.py": {"end": OUTAGE, "tell": OUTAGE},
-    "pubsub/publish.py": {"publish": "one for each call of the site's"},
     "reporting.py": {"_report": SITE, "report_error": "a log handler of the site's that fails"},
     "server/base.py": {"_wait_until_over": ONCE, "shutdown": ONCE},
     "server/changes.py": {"__init__": ONCE},
@@ -554,6 +561,25 @@ async def _(it: Floods) -> None:
         for number in range(MANY):
             with pytest.raises(BroadcastError):
                 await peer.handler.subscribe(f"topic {number}")
+
+
+@floods("hooks that a broadcast's failure has ended")
+async def _(it: Floods) -> None:
+    class Broadcasting(Plain):
+        async def on_message(self, message: Any) -> None:
+            await self.broadcast("room", message)
+
+    it.settings.WS_BROADCAST = CONFIG
+    it.monkeypatch.setattr(FickleBackend, "is_down", True)
+    await it.connect(Broadcasting, url="ws/<n>/", at="/ws/{}/")
+
+
+@floods("broadcasts after a commit that failed")
+async def _(it: Floods) -> None:
+    it.settings.WS_BROADCAST = CONFIG
+    it.monkeypatch.setattr(FickleBackend, "is_down", True)
+    for number in range(MANY):
+        await sync_to_async(broadcast_on_commit)("room", number)
 
 
 @floods("failures of the server's send()")

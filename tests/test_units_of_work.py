@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakMethod
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -320,3 +321,17 @@ def test_connections_that_are_open_are_kept(monkeypatch: pytest.MonkeyPatch) -> 
         first, second = (executor.submit(wrapper).result(20) for _ in range(2))
         assert first is second
         pool.submit(connections.close_all).result(20)
+
+
+def test_without_its_handler_no_unit_runs() -> None:
+    """It would run as anybody, or as the tenant before."""
+
+    class Handler:
+        def unit_of_work(self) -> Any: ...
+
+    handler = Handler()
+    around = WeakMethod(handler.unit_of_work)
+    assert InOrder(around=around).submit(int, "1").result(20) == 1
+    del handler
+    with pytest.raises(RuntimeError, match="the connection has ended, and its handler's unit"):
+        InOrder(around=around).submit(int, "1").result(20)

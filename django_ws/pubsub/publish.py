@@ -20,8 +20,11 @@ from django_ws.pubsub.outgoing import (
     disconnection_of,
     messages_of,
 )
+from django_ws.throttled_log import ThrottledLog
 
 logger = logging.getLogger("django.ws")
+
+_lost = ThrottledLog(logger, logging.ERROR, "broadcasts after a commit that failed")
 
 
 def broadcast(
@@ -116,9 +119,16 @@ def broadcast_on_commit(
         try:
             _publish([outgoing], using)
         except BroadcastError as error:  # Django would log it too, with a traceback each time
-            logger.error("after a commit: %s", error)
+            _lost.log(error.server, "after a commit: %s", error)
 
-    transaction.on_commit(publish, using=database, robust=True)
+    try:
+        transaction.on_commit(publish, using=database, robust=True)
+    except SynchronousOnlyOperation:
+        raise SynchronousOnlyOperation(
+            "broadcast_on_commit() asks the database connection for its transaction: call it in "
+            "the sync function that has the transaction, which async code runs by "
+            "`await sync_to_async(function)()`."
+        ) from None
 
 
 def _check_aliases(using: str, database: str | None) -> None:
