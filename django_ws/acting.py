@@ -127,11 +127,12 @@ class Failed(Action[Any]):
 class Pending(Action[None]):
     """An action under way. Cancelling who awaits it does not cancel the action."""
 
-    __slots__ = ("_error", "_waiters", "done")
+    __slots__ = ("_error", "_then", "_waiters", "done")
 
     def __init__(self) -> None:
         self.done = False
         self._error: Exception | None = None
+        self._then: Callable[[], None] | None = None
         # A future only for those who wait, so that nothing is reported as never retrieved.
         self._waiters: list[asyncio.Future[None]] = []
 
@@ -140,12 +141,19 @@ class Pending(Action[None]):
         """Whether somebody waits now."""
         return any(not waiter.done() for waiter in self._waiters)
 
+    def then(self, function: Callable[[], None]) -> None:
+        """Call it when the action has ended well, and before anything else; the last one counts."""
+        self._then = function
+
     def finish(self, error: Exception | None = None) -> None:
         """Tell the outcome. The first call counts."""
         if self.done:
             return
         self.done = True
         self._error = error
+        then, self._then = self._then, None
+        if then is not None and error is None:
+            then()
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)

@@ -7,10 +7,11 @@ hook is called for goes through its ``HookQueue``.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from django_ws import conf
-from django_ws.acting import All, Failed, done
+from django_ws.acting import All, Failed, Pending, done
 from django_ws.calls import Calls, Handler
 from django_ws.connection import Connection
 from django_ws.exceptions import TooManyTopics, TopicForbidden
@@ -79,13 +80,27 @@ class Subscriptions:
             raise TypeError(
                 f"subscribe(handler={function!r}): give a function that takes topic and message"
             )
-        for topic in joining:
-            self._choose_member(topic, function)
-        self.topics = topics_then
-        return All([self._hub.rooms.join(self._member(topic), topic) for topic in joining])
+        topics_before, self.topics = self.topics, topics_then
+        return All([self._join(topic, function, topic not in topics_before) for topic in joining])
 
-    def _choose_member(self, topic: str, function: TopicHandler | None) -> None:
+    def _join(self, topic: str, function: TopicHandler | None, is_new: bool) -> Awaitable[None]:
+        if is_new:
+            self._choose_member(topic, function, is_new=True)
+            return self._hub.rooms.join(self._member(topic), topic)
+        joining = self._hub.rooms.join(self._member(topic), topic)
+        if isinstance(joining, Pending) and not joining.done:
+            # As long as that may fail the topic keeps the handler that it has.
+            joining.then(partial(self._choose_member, topic, function))
+        elif not isinstance(joining, Failed):
+            self._choose_member(topic, function)
+        return joining
+
+    def _choose_member(
+        self, topic: str, function: TopicHandler | None, *, is_new: bool = False
+    ) -> None:
         """Who stands for this connection in the topic: itself, or what calls the handler."""
+        if topic not in self.topics or self._has_ended:
+            return  # it was left meanwhile
         members = self._members
         if members is not None and topic in members:
             members[topic].function = function
@@ -96,7 +111,7 @@ class Subscriptions:
                     is_locked = not self._is_held and self._connection.inbound.in_hook
                     self._calls.take_turns(is_locked=is_locked)
             members[topic] = TopicMember(self, function)
-            if topic in self.topics:
+            if not is_new:
                 self._hub.rooms.replace(self, members[topic], topic)
 
     def _member(self, topic: str) -> Subscriber:

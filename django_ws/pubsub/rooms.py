@@ -171,11 +171,8 @@ class Rooms:
 
     def replace(self, subscriber: Subscriber, other: Subscriber, topic: str) -> None:
         """Let another subscriber have the place of one that has joined."""
-        room = self._rooms[topic]
-        room.members[other] = room.members.pop(subscriber)
-        if subscriber in room.waiting:
-            pending = room.waiting[other] = room.waiting.pop(subscriber)
-            self._limits[pending] = self._limits[pending]._replace(subscriber=other)
+        members = self._rooms[topic].members
+        members[other] = members.pop(subscriber)
 
     # Waiting for confirmations
 

@@ -279,6 +279,40 @@ async def test_who_joins_again_while_the_backend_is_away_keeps_the_old_subscript
         await ws.receive_nothing()
 
 
+async def test_a_topic_keeps_its_handler_until_another_one_is_confirmed(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[tuple[str, str, Any]] = []
+
+    async def first(topic: str, message: Any) -> None:
+        called.append(("first", topic, message))
+
+    async def second(topic: str, message: Any) -> None:
+        called.append(("second", topic, message))
+
+    async with client(Quiet) as ws:
+        handler = the_handler()
+        await handler.subscribe(["a", "left"], first)
+        await handler.subscribe("plain")
+        redis_server.kill()
+        hub = the_hub()
+        await until(lambda: not hub.is_connected)
+        with monkeypatch.context() as patch:
+            patch.setattr(rooms_module, "SUBSCRIBE_SECONDS", 0.05)
+            for function in (second, None):
+                with pytest.raises(BroadcastError, match="not confirmed"):
+                    await handler.subscribe(["a", "plain"], function)
+        changing = handler.subscribe(["left", "plain"], second)
+        await handler.unsubscribe("left")
+        await asyncio.to_thread(redis_server.start)
+        await changing
+        for topic in ("a", "plain", "left"):
+            await abroadcast(topic, topic)
+        await until(lambda: len(called) == 2)
+        assert called == [("first", "a", "a"), ("second", "plain", "plain")]
+        await ws.receive_nothing()
+
+
 async def test_each_who_waits_gives_up_in_its_own_time(
     slow: type[Slow], monkeypatch: pytest.MonkeyPatch
 ) -> None:
