@@ -24,6 +24,11 @@ __all__ = ["BytesCodec", "Codec", "JSONCodec", "MessagePackCodec", "TextCodec"]
 _MAX_SEARCH_DEPTH = 100
 _MAX_KEY_IN_PATH = 60
 
+# What is decoded is nested less deeply than what can be encoded: it may be sent on, within more.
+_MAX_DEPTH = 500
+_TOO_DEEP = "nested too deeply"
+_CONTAINER_MARKS = bytes([*range(0x80, 0xA0), *range(0xDC, 0xE0)])  # of MessagePack
+
 # MessagePack containers above this many bytes are decoded level by level.
 _LARGE_CONTAINER = 8 * 1024
 _MAX_LARGE_LEVELS = 32
@@ -68,8 +73,9 @@ class JSONCodec:
     their own methods: send ``form.errors.get_json_data()``, since ``form.errors`` keeps its
     lists elsewhere and would arrive empty.
 
-    Decoding is strict: NaN, numbers out of range, lone surrogates and invalid UTF-8 raise
-    ``DecodeError``; of duplicate keys the last wins. Safe to share between threads.
+    Decoding is strict: NaN, numbers out of range, lone surrogates, invalid UTF-8 and more than
+    500 levels raise ``DecodeError``; of duplicate keys the last wins. Safe to share between
+    threads.
     """
 
     # Hot: a try that succeeds is free, so this is msgspec plus two calls.
@@ -84,9 +90,14 @@ class JSONCodec:
 
     def decode(self, data: str | bytes) -> Any:
         try:
-            return _json_decode(data)
+            message = _json_decode(data)
         except (ValueError, RecursionError) as error:
             raise _decode_error(error) from error
+        if len(data) > 2 * _MAX_DEPTH:
+            marks = ("[", "{") if isinstance(data, str) else (b"[", b"{")
+            if sum(map(data.count, marks)) > _MAX_DEPTH:  # type: ignore[arg-type]
+                _refuse_depth(message)
+        return message
 
 
 class MessagePackCodec:
@@ -98,6 +109,7 @@ class MessagePackCodec:
     infinities and keys that are not text stay what they are. Integers must fit 64 bits. Other
     extensions are decoded to ``msgspec.msgpack.Ext``, and may be sent as that.
 
+    More than 500 levels raise ``DecodeError``.
     Maps of more than 8 KiB may only have text, numbers, bool and None as keys when decoded,
     and must not be below 32 more containers of that size. In smaller maps bytes, timestamps
     and arrays (as tuples) are keys too. Safe to share between threads.
@@ -113,11 +125,15 @@ class MessagePackCodec:
         if isinstance(data, str):
             raise DecodeError("a text frame, but MessagePack travels in binary frames")
         try:
-            if len(data) > _LARGE_CONTAINER:
-                return _decode_large(data)
-            return _msgpack_decode(data)
+            decode = _decode_large if len(data) > _LARGE_CONTAINER else _msgpack_decode
+            message = decode(data)
         except (ValueError, RecursionError) as error:
             raise _decode_error(error) from error
+        if len(data) > _MAX_DEPTH:
+            plain = data.translate(None, _CONTAINER_MARKS)
+            if len(data) - len(plain) > _MAX_DEPTH:
+                _refuse_depth(message)
+        return message
 
 
 class TextCodec:
@@ -276,9 +292,20 @@ def _decode_part(part: msgspec.Raw, level: int) -> Any:
     return _msgpack_decode(part)
 
 
+def _refuse_depth(message: Any) -> None:
+    """Level by level, and in C."""
+    level: list[Any] = [message]
+    for _ in range(_MAX_DEPTH):
+        below = gc.get_referents(*level)
+        level = [*compress(below, map(_CONTAINERS.__contains__, map(type, below)))]
+        if not level:
+            return
+    raise DecodeError(_TOO_DEEP)
+
+
 def _decode_error(error: Exception) -> DecodeError:
     if isinstance(error, RecursionError):
-        return DecodeError("nested too deeply")
+        return DecodeError(_TOO_DEEP)
     if isinstance(error, UnicodeError):
         return DecodeError("not valid UTF-8")
     return DecodeError(str(error))

@@ -476,6 +476,36 @@ def test_json_takes_the_last_of_duplicate_keys() -> None:
     assert JSONCodec().decode('{"a":1,"a":2}') == {"a": 2}
 
 
+NESTED: dict[str, tuple[Codec, Callable[[int], Any]]] = {
+    "JSON arrays": (JSONCodec(), lambda depth: "[" * depth + "]" * depth),
+    "JSON objects": (JSONCodec(), lambda depth: '{"a":' * depth + "1" + "}" * depth),
+    "JSON bytes": (JSONCodec(), lambda depth: b"[" * depth + b"]" * depth),
+    "MessagePack arrays": (MessagePackCodec(), lambda depth: b"\x91" * depth + b"\xc0"),
+    "MessagePack maps": (MessagePackCodec(), lambda depth: b"\x81\xa1a" * depth + b"\xc0"),
+}
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_what_was_decoded_can_be_sent_on_within_more(name: str) -> None:
+    codec, nested = NESTED[name]
+    for depth in (499, 500):
+        message: Any = codec.decode(nested(depth))
+        for _ in range(50):
+            message = {"received": message}
+        assert codec.encode(message)
+    for depth in (501, 983, 50_000):
+        with pytest.raises(DecodeError, match="nested too deeply"):
+            codec.decode(nested(depth))
+
+
+@pytest.mark.parametrize("number", [600, 20_000])
+def test_many_containers_beside_each_other_are_no_depth(number: int) -> None:
+    message = [[1], {"a": [2]}] * number
+    for codec in (JSONCodec(), MessagePackCodec()):
+        assert codec.decode(codec.encode(message)) == message
+    assert JSONCodec().decode('"' + "[" * 2000 + '"') == "[" * 2000
+
+
 def test_a_deep_message_in_a_thread_is_refused_too() -> None:
     errors: list[BaseException] = []
 

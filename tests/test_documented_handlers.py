@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import ast
 import asyncio
-import json
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -68,6 +68,27 @@ def messages_for(source: str) -> st.SearchStrategy[Any]:
     )
 
 
+@dataclass(frozen=True)
+class Nested:
+    """So many lists, as Hypothesis can show them."""
+
+    levels: int
+
+
+def built(message: Any) -> Any:
+    if isinstance(message, dict):
+        return {name: built(value) for name, value in message.items()}
+    if isinstance(message, Nested):
+        inner: Any = 1
+        for _ in range(message.levels):
+            inner = [inner]
+        return inner
+    return message
+
+
+LARGE = (Nested(499), "x" * 2000, "\0", 2**63)
+
+
 def handlers_in(namespace: dict[str, Any]) -> list[type[WebSocketHandler]]:
     return [
         found
@@ -90,11 +111,11 @@ async def feed(handler: type[WebSocketHandler], kwargs: list[str], messages: lis
             async with WebSocketClient(path, user=user, timeout=SECONDS) as ws:
                 try:
                     while waiting:
-                        message = waiting.pop()
+                        message = built(waiting.pop())
                         if isinstance(handler.codec, MessagePackCodec):
                             await ws.send_bytes(msgspec.msgpack.encode(message))
                         else:
-                            await ws.send_text(json.dumps(message))
+                            await ws.send_text(msgspec.json.encode(message).decode())
                         await asyncio.sleep(0)
                 except ConnectionClosed:
                     pass  # the next message comes on a new connection
@@ -116,6 +137,7 @@ def test_any_json_is_no_error_of_the_sites(source: str, run: Any) -> None:  # no
     @settings(max_examples=15, suppress_health_check=list(HealthCheck))
     @given(st.lists(messages_for(source), min_size=1, max_size=8))
     @example([{word: odd} for word in words_of(source) for odd in ODD[:8]])
+    @example([Nested(500), *({word: value} for word in words_of(source) for value in LARGE)])
     def check(messages: list[Any]) -> None:
         for handler in handlers:
             async_to_sync(feed)(handler, CONVERTER.findall(source), messages)
