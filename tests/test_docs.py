@@ -32,6 +32,7 @@ from sesame.utils import get_token
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
+import django_ws
 from django_ws import ConnectionClosed, WebSocketHandler, abroadcast
 from django_ws.auth import FirstMessageAuthMixin, LoginRequiredMixin, make_ticket
 from django_ws.exceptions import EncodeError, Reject
@@ -632,6 +633,19 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
         headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
         anchors = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in headings}
         assert not anchor or anchor in anchors
+
+
+def test_what_to_write_in_the_place_of_a_consumer_is_there() -> None:
+    text = RECIPES.read_text().partition("### What stands inside a consumer\n")[2]
+    table = text.strip().partition("\n\n")[0]
+    here = " ".join(line.split(" | ")[1] for line in table.splitlines()[2:])
+    of_handlers = {"kwargs", "request", "x", "function"}  # of an instance, or the site's own
+    methods = set(re.findall(r"self\.(\w+)", here)) - of_handlers
+    names = methods | set(re.findall(r"\b(on_\w+|get_topics)\(", here))
+    assert {"send", "subscribe", "on_open", "on_broadcast", "get_topics"} <= names
+    assert [name for name in names if not hasattr(WebSocketHandler, name)] == []
+    functions = {"broadcast", "abroadcast", "disconnect", "user_topic", "connection_topic"}
+    assert functions <= set(re.findall(r"(\w+)\(", here)) & set(django_ws.__all__)
 
 
 def test_three_steps_stand_in_the_first_forty_lines() -> None:
