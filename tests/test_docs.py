@@ -12,7 +12,7 @@ import unittest
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 from urllib.request import urlopen
 
 import pytest
@@ -32,6 +32,7 @@ from sesame.utils import get_token
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
+import django_ws
 from django_ws import ConnectionClosed, WebSocketHandler, abroadcast
 from django_ws.auth import FirstMessageAuthMixin, LoginRequiredMixin, make_ticket
 from django_ws.exceptions import EncodeError, Reject
@@ -634,14 +635,34 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors
 
 
+def test_what_to_write_in_the_place_of_a_consumer_is_there() -> None:
+    text = RECIPES.read_text().partition("### What stands inside a consumer\n")[2]
+    table = text.strip().partition("\n\n")[0]
+    here = " ".join(line.split(" | ")[1] for line in table.splitlines()[2:])
+    of_handlers = {"kwargs", "request", "x", "function"}  # of an instance, or the site's own
+    methods = set(re.findall(r"self\.(\w+)", here)) - of_handlers
+    names = methods | set(re.findall(r"\b(on_\w+|get_topics)\(", here))
+    assert {"send", "subscribe", "on_open", "on_broadcast", "get_topics"} <= names
+    assert [name for name in names if not hasattr(WebSocketHandler, name)] == []
+    functions = {"broadcast", "abroadcast", "disconnect", "user_topic", "connection_topic"}
+    assert functions <= set(re.findall(r"(\w+)\(", here)) & set(django_ws.__all__)
+
+
 def test_three_steps_stand_in_the_first_forty_lines() -> None:
     start = "\n".join(PAGES[0].read_text().splitlines()[:40])
     assert "urlpatterns = [" in start
 
 
+class Site(NamedTuple):
+    host: str  # and port
+    output: Lines
+
+
 @contextmanager
-def served(folder: Path, asgi: str = blocks(PAGES[0])[0]) -> Iterator[str]:
-    """The README's project, as its reader makes it, on a real uvicorn; its host and port."""
+def served(
+    folder: Path, asgi: str = blocks(PAGES[0])[0], more_settings: str = ""
+) -> Iterator[Site]:
+    """The README's project, as its reader makes it, on a real uvicorn."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     del environment["DJANGO_SETTINGS_MODULE"]
     start_project = [sys.executable, "-m", "django", "startproject", "mysite", str(folder)]
@@ -649,6 +670,8 @@ def served(folder: Path, asgi: str = blocks(PAGES[0])[0]) -> Iterator[str]:
     texts = [asgi, *blocks(PAGES[0])[1:3]]
     for name, text in zip(["asgi.py", "ws.py", "ws_urls.py"], texts, strict=True):
         (folder / "mysite" / name).write_text(text)
+    with (folder / "mysite" / "settings.py").open("a") as file:
+        file.write(more_settings)
     process = subprocess.Popen(
         [sys.executable, "-m", "uvicorn", "mysite.asgi:application", "--port", "0"],
         cwd=folder,
@@ -661,7 +684,7 @@ def served(folder: Path, asgi: str = blocks(PAGES[0])[0]) -> Iterator[str]:
         running = re.compile(r"running on http://(127\.0\.0\.1:\d+)")
         assert output.wait_for(lambda lines: any(map(running.search, lines)), START_SECONDS)
         [host] = running.findall("\n".join(output.lines))
-        yield host
+        yield Site(host, output)
     finally:
         process.terminate()
         process.wait(10)
@@ -675,16 +698,16 @@ def echo(host: str) -> str | bytes:
 
 
 def test_three_steps_give_a_socket(tmp_path: Path) -> None:
-    with served(tmp_path) as host:
-        assert echo(host) == '{"hello":"world"}'
+    with served(tmp_path) as site:
+        assert echo(site.host) == '{"hello":"world"}'
 
 
 @pytest.mark.parametrize("heading", ["Static files while developing", "Another HTTP application"])
 def test_recipe_for_asgi_py_serves_sockets_and_pages(tmp_path: Path, heading: str) -> None:
     recipes = (ROOT / "docs" / "recipes.md").read_text()
     [block, *_] = BLOCK.findall(recipes.partition(f"\n## {heading}\n")[2])
-    with served(tmp_path, block) as host:
-        assert echo(host) == '{"hello":"world"}'
+    with served(tmp_path, block) as site:
+        assert echo(site.host) == '{"hello":"world"}'
         path = "static/admin/css/base.css" if heading.startswith("Static") else "admin/login/"
-        with urlopen(f"http://{host}/{path}", timeout=5) as page:
+        with urlopen(f"http://{site.host}/{path}", timeout=5) as page:
             assert page.status == 200

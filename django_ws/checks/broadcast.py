@@ -32,10 +32,11 @@ def check_reach(**kwargs: Any) -> Iterator[CheckMessage]:
         if _is_memory(alias, config) and not settings.DEBUG:
             yield Warning(
                 f"WS_BROADCAST[{alias!r}]: broadcasts stay in one process, since they go through "
-                "its memory.",
+                "its memory. Where WS_BROADCAST is not set, runws connects its own workers.",
                 hint="Set WS_BROADCAST to a server that all processes share, for example "
-                "'redis://127.0.0.1:6379/0'. With one process, or without broadcasts, silence "
-                "this check.",
+                "'redis://127.0.0.1:6379/0'. Silence this check with one process, without "
+                "broadcasts, or where WS_BROADCAST is not set, one runws serves the site and "
+                "nothing else broadcasts (no Celery, no manage.py, no second machine).",
                 id="django_ws.W010",
             )
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
+from websockets.sync.client import connect
 
 from django_ws import WebSocketHandler, client_address, conf, inbound
 from django_ws.auth import FirstMessageAuthMixin, looks
@@ -23,6 +26,7 @@ from tests.security import test_forgeries as forgeries
 from tests.security import test_leaks as leaks
 from tests.security import test_origins as origins
 from tests.security.ways import WAYS
+from tests.test_docs import served
 from tests.test_origin import TRICKS
 
 ROOT = Path(__file__).parents[2]
@@ -162,13 +166,38 @@ def test_the_table_tells_how_many_ways_and_ends_there_are() -> None:
     assert f"{ways} ways of logging in against {ends} ends" in row[0]
 
 
+[LOGGING] = re.findall(r"```python\n(import logging\n.*?)```", PAGE, re.DOTALL)
+
+
 def test_the_filter_takes_the_query_out_of_uvicorns_lines() -> None:
-    [block] = re.findall(r"```python\n(import logging\n.*?)```", PAGE, re.DOTALL)
     namespace: dict[str, Any] = {}
-    exec(block, namespace)
+    exec(LOGGING, namespace)
     record = logging.LogRecord(
         "uvicorn.error", logging.INFO, "", 0, '%s - "WebSocket %s" %d',
         ("127.0.0.1:5", "/ws/?ticket=secret", 403), None,
     )  # fmt: skip
     assert namespace["WithoutQuery"]().filter(record)
     assert record.getMessage() == '127.0.0.1:5 - "WebSocket /ws/" 403'
+
+
+def test_with_the_logging_of_the_page_plain_uvicorn_logs_everything_but_queries(
+    tmp_path: Path,
+) -> None:
+    expected = [
+        '"WebSocket /ws/echo/" [accepted]',
+        '"GET /admin/login/ HTTP/1.1" 200',
+        "Not Found: /missing/",  # of Django's own logger
+    ]
+
+    def are_there(lines: Sequence[str]) -> bool:
+        return all(any(text in line for line in lines) for text in expected)
+
+    with served(tmp_path, more_settings=LOGGING) as site:
+        with connect(f"ws://{site.host}/ws/echo/?ticket=secret"):
+            pass
+        with urlopen(f"http://{site.host}/admin/login/?next=secret", timeout=20):
+            pass
+        with pytest.raises(HTTPError):
+            urlopen(f"http://{site.host}/missing/?token=secret", timeout=20)
+        assert site.output.wait_for(are_there, 20), site.output.lines
+        assert "secret" not in "\n".join(site.output.lines)
