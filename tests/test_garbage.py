@@ -290,11 +290,14 @@ async def test_nothing_waits_for_the_garbage_collector(name: str) -> None:
     visit = VISITS[name]
     await visit()  # fills caches
     await turns()
-    with leftovers() as left:
-        for _ in range(2):
-            await visit()
-        await turns()
-        left.look()
+    for _ in range(5):  # what a thread lets go of meanwhile looks the same, but not each time
+        with leftovers() as left:
+            for _ in range(2):
+                await visit()
+            await turns()
+            left.look()
+        if not left.found:
+            return
     assert left.found == {}
 
 

@@ -382,6 +382,7 @@ async def test_each_path_finds_its_route_when_more_come_than_are_kept(
         ("/", "root"),
         ("/plain/", "plain"),
         ("/no-slash", "no-slash"),
+        ("/plain/", "plain"),
         ("/", "root"),
     ]:
         assert (await first_message(url))["name"] == name

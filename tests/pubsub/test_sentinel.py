@@ -481,6 +481,36 @@ async def test_too_much_in_doubt_is_refused(
 
 
 @pytest.mark.parametrize("is_sync", [True, False])
+async def test_a_publisher_goes_to_the_new_master_with_its_next_broadcast(
+    servers: list[RedisServer],
+    sentinels: list[RedisServer],
+    is_sync: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before the listener beside it has looked."""
+    monkeypatch.setattr(redis_master, "SURE_SECONDS", 0.1)
+    monkeypatch.setattr(SetListener, "PING_SECONDS", 600.0)
+    old, new = servers
+    tell(sentinels, [old] * 3)
+    publisher = RedisPublisher(location_of(sentinels), "t:", {})
+    async with Listening(location_of(sentinels), "own") as there, Listening(new.url, "a") as here:
+
+        async def publish(data: bytes) -> None:
+            if is_sync:
+                await asyncio.to_thread(publisher.publish, [("a", data)])
+            else:
+                await there.backend.publish("a", data)
+
+        await publish(b"to the old one")
+        tell(sentinels, [new] * 3)
+        await asyncio.sleep(0.2)  # the sentinels are not asked again sooner
+        await publish(b"to the new one")
+        await here.has(messages=1)
+        assert here.messages == [("a", b"to the new one")]
+    publisher.close()
+
+
+@pytest.mark.parametrize("is_sync", [True, False])
 async def test_what_was_taken_while_another_became_the_master_is_an_error(
     servers: list[RedisServer],
     sentinels: list[RedisServer],

@@ -768,3 +768,11 @@ def test_without_pyzmq_it_says_what_to_install() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=SECONDS
     )
     assert "ImportError: ZeroMQBackend needs pyzmq: pip install 'django-ws[zmq]'" in done.stderr
+
+
+def test_two_threads_that_begin_at_once_share_one_pool() -> None:
+    with a_location() as location:
+        publisher = ZeroMQPublisher(location, "t:", {})
+        pool = publisher._new_pool()
+        assert publisher._new_pool() is pool
+        publisher.close()

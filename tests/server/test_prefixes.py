@@ -19,6 +19,7 @@ from websockets.sync.client import connect
 from django_ws import get_websocket_application
 from django_ws.script_name import normal_scope, normal_script_name
 from django_ws.server.config import uvicorn_config
+from django_ws.server.handshake import without_host
 from django_ws.server.options import Options
 from tests.server.running import SECONDS, Runws, fetch, receive
 
@@ -150,3 +151,8 @@ def test_the_setting_is_put_right_when_the_application_is_made(settings: Setting
     settings.FORCE_SCRIPT_NAME = "/app/"
     get_websocket_application()
     assert re.fullmatch("/app", django_settings.FORCE_SCRIPT_NAME or "")
+
+
+def test_a_target_that_names_no_host_stays_as_it_is() -> None:
+    for target in (b"/a?b=http://c/", b"*", b"site:8000", b"a/b"):
+        assert without_host(target) == target
