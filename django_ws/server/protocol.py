@@ -147,6 +147,10 @@ class FastProtocol(Reading):
             raise ClientDisconnected
         await super().send(message)
         self._has_closed = self.close_sent
+        if self.close_sent:
+            # uvicorn's class forgets it when a handshake is refused with a response, and calls it
+            # a mistake of the application if that returns before the connection has ended.
+            self.handshake_complete = True
         self._note_state()
         if self._is_rest:  # what came before the handshake was answered, or before this close
             self._read_on()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import ssl
 import subprocess
@@ -130,6 +131,45 @@ def test_a_client_that_stays_after_its_end_does_no_harm(
             assert not state.connections
 
     run(loop, main())
+
+
+REFUSALS: dict[bytes, list[dict[str, Any]]] = {
+    b"/closed": [{"type": "websocket.close"}],
+    b"/answered": [
+        {"type": "websocket.http.response.start", "status": 404, "headers": []},
+        {"type": "websocket.http.response.body", "body": b"no"},
+    ],
+    b"/in-parts": [
+        {"type": "websocket.http.response.start", "status": 404, "headers": []},
+        {"type": "websocket.http.response.body", "body": b"n", "more_body": True},
+        {"type": "websocket.http.response.body", "body": b"o"},
+    ],
+}
+
+
+@both
+@pytest.mark.parametrize("path", list(REFUSALS))
+def test_a_refused_handshake_is_no_mistake_of_the_application(
+    loop: str, http: str, path: bytes, tls: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The end of TLS is waited for, while the application returns."""
+
+    async def site(scope: Any, receive: Any, send: Any) -> None:
+        for event in REFUSALS[scope["path"].encode()]:
+            await send(event)
+
+    async def main() -> None:
+        async with serving(site, http, **tls) as server:
+            async with silent(server, tls, handshake(path)):
+                state = server.server_state
+                await until(lambda: any(each.transport.is_closing() for each in state.connections))
+                await until(lambda: not state.tasks)
+                [connection] = state.connections  # its client has not answered the end
+                connection.transport.abort()
+            await until(lambda: not state.connections)
+
+    run(loop, main())
+    assert [each for each in caplog.records if each.levelno >= logging.WARNING] == []
 
 
 @both
