@@ -17,8 +17,10 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Callable, Sequence, Sized
+from typing import Any
 
 from django_ws.server.table import Row
+from django_ws.server.waiting import Phase, Waiting
 from django_ws.throttled_log import ThrottledLog
 
 logger = logging.getLogger("uvicorn.error")
@@ -34,11 +36,27 @@ TLS_END_SECONDS = 5.0  # for a client to answer the end of TLS; asyncio's defaul
 _no_room = ThrottledLog(logger, logging.ERROR, "failures to accept connections")
 
 
+class BeginsTLS:
+    """A connection that has not finished TLS: one of those that wait for their client."""
+
+    phase: Phase | None = None
+    is_held_back = False
+
+    def __init__(self, task: Any) -> None:
+        self._task = task
+
+    def timed_out(self, phase: Phase) -> None:
+        self._task.cancel()
+
+    def drop(self) -> None:
+        self._task.cancel()
+
+
 class Accepting:
     """Has the methods of an ``asyncio.Server`` that uvicorn calls. For the event loop's thread.
 
     ``connections`` are those that were made with ``new_protocol`` and have not ended. A handshake
-    of TLS may take ``tls_timeout`` seconds.
+    of TLS may take ``tls_timeout`` seconds; ``waiting`` bounds how many there may be.
     """
 
     def __init__(
@@ -49,6 +67,7 @@ class Accepting:
         row: Row,
         tls: ssl.SSLContext | None = None,
         tls_timeout: float = 10.0,
+        waiting: Waiting | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._sockets = list(sockets)
@@ -57,6 +76,7 @@ class Accepting:
         self._row = row
         self._tls = tls
         self._tls_timeout = tls_timeout
+        self._waiting = waiting
         self._context = contextvars.copy_context()  # everything here runs in a copy of it
         self._arrived: deque[socket.socket] = deque()
         self._beginning: set[asyncio.Task[None]] = set()
@@ -160,13 +180,24 @@ class Accepting:
 
     def _begin_some(self) -> None:
         for _ in range(min(BEGUN_AT_ONCE, len(self._arrived))):
-            task = self._loop.create_task(
-                self._begin(self._arrived.popleft()), context=self._context.copy()
-            )
+            accepted = self._arrived.popleft()
+            if self._tls is None or self._waiting is None:
+                begins = self._begin(accepted)
+            else:
+                begins = self._begin_tls(accepted, self._waiting)
+            task = self._loop.create_task(begins, context=self._context.copy())
             self._beginning.add(task)
             task.add_done_callback(self._beginning.discard)
         if self._arrived:
             self._loop.call_soon(self._begin_some, context=self._context.copy())
+
+    async def _begin_tls(self, accepted: socket.socket, waiting: Waiting) -> None:
+        connection = BeginsTLS(asyncio.current_task())
+        waiting.note(connection, Phase.HEAD)
+        try:
+            await self._begin(accepted)
+        finally:
+            waiting.note(connection, None)
 
     async def _begin(self, accepted: socket.socket) -> None:
         try:

@@ -9,16 +9,14 @@ from typing import Any
 
 import uvicorn
 
+from django_ws.server.faults import abort_faulty
 from django_ws.server.limits import limits_of
 from django_ws.server.stalled import Stalled
 from django_ws.server.waiting import waiting_of
-from django_ws.throttled_log import ThrottledLog
 
 logger = logging.getLogger("uvicorn.error")
 
 TICK_SECONDS = 0.05  # until it is noticed that all is over
-
-_faults = ThrottledLog(logger, logging.ERROR, "connections that could not be closed")
 
 
 class BaseServer(uvicorn.Server):
@@ -64,13 +62,7 @@ class BaseServer(uvicorn.Server):
         try:
             connection.shutdown()
         except Exception as error:
-            _faults.log(
-                type(error).__name__,
-                "A connection could not be closed, and is aborted (%s)",
-                type(connection).__name__,
-                exc_info=error,
-            )
-            connection.transport.abort()
+            abort_faulty(connection, "closed", error)
 
     async def _wait_until_over(self) -> None:
         """Until all connections are closed, and all tasks have ended; or it has to end at once."""

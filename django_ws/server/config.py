@@ -18,6 +18,7 @@ from django_ws.server.options import Options
 from django_ws.types import ASGIApplication
 
 FAST = "django_ws.server.protocol"
+LOGGED_SANSIO = "django_ws.server.socket_log:LoggedSansIO"
 HTTP = {
     "httptools": "django_ws.server.http_httptools:BoundedHttpTools",
     "h11": "django_ws.server.http_h11:BoundedH11",
@@ -82,10 +83,10 @@ def http_protocol(name: str) -> str:
 
 
 def ws_protocol(name: str) -> str:
-    """What uvicorn is told: one of its own names, or the path of our class."""
+    """What uvicorn is told: one of its own names, or the path of a class of ours."""
     if name == "fast" or (name == "auto" and _is_fast_usable()):
         return f"{FAST}:FastProtocol"
-    return name
+    return LOGGED_SANSIO if name == "websockets-sansio" else name
 
 
 def _is_fast_usable() -> bool:

@@ -22,6 +22,7 @@ from uvicorn.server import ServerState
 
 from django_ws.server.limits import MAX_HEADERS, limits_of
 from django_ws.server.refusing import Refusing
+from django_ws.server.tls import close_once
 from django_ws.server.waiting import Phase, waiting_of
 
 PIECE = 8 * 1024  # bytes that are parsed in one go
@@ -88,6 +89,7 @@ class BoundedHTTP(Refusing):
     # The transport
 
     def connection_made(self, transport: asyncio.Transport) -> None:
+        close_once(transport)
         super().connection_made(transport)  # type: ignore[misc]
         self.flow = Flow(transport, self._go_on)
         self._waiting.note(self, Phase.HEAD)

@@ -18,16 +18,10 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.config import Config
-from uvicorn.protocols.utils import (
-    ClientDisconnected,
-    get_client_addr,
-    get_path_with_query_string,
-)
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from websockets.extensions.permessage_deflate import PerMessageDeflate
-from websockets.frames import CloseCode
-from websockets.protocol import State
 
 from django_ws.frame_extension import NAME, FrameExtension
 from django_ws.server.frames import (
@@ -41,6 +35,7 @@ from django_ws.server.frames import (
 )
 from django_ws.server.leftovers import let_go, let_go_of_pages
 from django_ws.server.reading import Reading
+from django_ws.server.socket_log import log_end
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
@@ -147,6 +142,10 @@ class FastProtocol(Reading):
             raise ClientDisconnected
         await super().send(message)
         self._has_closed = self.close_sent
+        if self.close_sent:
+            # uvicorn's class forgets it when a handshake is refused with a response, and calls it
+            # a mistake of the application if that returns before the connection has ended.
+            self.handshake_complete = True
         self._note_state()
         if self._is_rest:  # what came before the handshake was answered, or before this close
             self._read_on()
@@ -180,23 +179,9 @@ class FastProtocol(Reading):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        if self.conn.state is not State.CONNECTING:
-            self._tell_end()
+        log_end(self)
         self._held = b""
         let_go(self.transport, self.conn)
-
-    def _tell_end(self) -> None:
-        """The line that belongs to uvicorn's ``[accepted]``."""
-        first, second = self.conn.close_sent, self.conn.close_rcvd
-        if self.conn.close_rcvd_then_sent:
-            first, second = second, first
-        close = first or second
-        self.logger.info(
-            '%s - "WebSocket %s" [closed with %d]',
-            get_client_addr(self.scope),
-            get_path_with_query_string(self.scope),
-            close.code if close else CloseCode.ABNORMAL_CLOSURE,
-        )
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from django_ws.server.faults import abort_faulty
 from django_ws.throttled_log import ThrottledLog
 
 try:
@@ -32,7 +33,6 @@ PAGE_AT_THE_END_SECONDS = 10.0
 ROUND_SECONDS = 2.0  # between two looks at one connection, at least
 AT_ONCE = 500  # connections that are looked at in one go: some 0.2 ms
 
-_faults = ThrottledLog(logger, logging.ERROR, "connections that could not be looked at")
 _aborts = ThrottledLog(logger, logging.INFO, "connections aborted whose client reads nothing")
 
 
@@ -68,20 +68,12 @@ class Stalled:
         try:
             self._look_at(connection, now, closed_seconds, page_seconds)
         except Exception as error:
-            _faults.log(
-                type(error).__name__,
-                "A connection could not be looked at, and is aborted (%s)",
-                type(connection.transport).__name__,
-                exc_info=error,
-            )
-            connection.transport.abort()
+            abort_faulty(connection, "looked at", error)
 
     def _look_at(
         self, connection: Any, now: float, closed_seconds: float, page_seconds: float
     ) -> None:
         transport = connection.transport
-        if getattr(transport, "_ssl_protocol", transport) is None:
-            return  # asyncio's, of TLS, closed twice: it knows nothing more, and ends in time
         if transport.is_closing():
             seconds = closed_seconds
         elif transport.get_write_buffer_size() and hasattr(connection, "cycle"):

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary, ref
 
 from uvicorn.server import ServerState
 
+from django_ws.server.faults import abort_faulty
 from django_ws.server.limits import Limits
 from django_ws.throttled_log import ThrottledLog
 
@@ -111,7 +112,10 @@ class Waiting:
                 self.note(connection, phase)
             else:
                 self.note(connection, None)
-                connection.timed_out(phase)
+                try:
+                    connection.timed_out(phase)
+                except Exception as error:  # the others have waited too long as well
+                    abort_faulty(connection, "ended in time", error)
 
     def _make_room(self) -> None:
         too_many = len(self) - self._limits.max_waiting

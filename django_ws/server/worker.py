@@ -30,6 +30,7 @@ from django_ws.server.limits import limits_of
 from django_ws.server.loading import Site, prepared
 from django_ws.server.server import Server
 from django_ws.server.table import Row
+from django_ws.server.waiting import waiting_of
 
 logger = logging.getLogger("uvicorn.error")
 
@@ -70,7 +71,8 @@ class Supervised(Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup([])  # uvicorn would take whatever comes
-        stalls.watch(asyncio.get_running_loop())
+        loop, limits = asyncio.get_running_loop(), limits_of(self.config)
+        stalls.watch(loop)
         if self._tunes:
             garbage.tune()
             self._collector = garbage.Collector()
@@ -80,7 +82,8 @@ class Supervised(Server):
             self.server_state.connections,
             self._place.row,
             self.config.ssl,
-            limits_of(self.config).header_timeout,
+            limits.header_timeout,
+            waiting_of(self.server_state, loop, limits),
         )
         servers: list[Any] = self.servers
         servers.append(self._accepting)

@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 import uvloop
 
-from django_ws.server import accepting
+from django_ws.server import accepting, waiting
 from django_ws.server.accepting import AT_ONCE, BEGUN_AT_ONCE, LEAD, Accepting
+from django_ws.server.limits import Limits
 from django_ws.server.table import Row, Table
+from django_ws.server.waiting import Waiting
 from tests.asgi_peer import until
 from tests.server.test_runws_lives import certificate  # noqa: F401  (a fixture)
 
@@ -129,8 +131,72 @@ def test_tls_is_served_and_who_does_not_speak_it_harms_nobody(
         runner.run(main())
 
 
+BEGINS = pytest.mark.parametrize("begin", [b"", b"\x16\x03\x01\x00\xff\x01"])
+
+
 @pytest.mark.parametrize("loop", LOOPS)
-@pytest.mark.parametrize("begin", [b"", b"\x16\x03\x01\x00\xff\x01"])
+@BEGINS
+def test_the_oldest_that_do_not_finish_tls_make_room_for_others(
+    loop: str,
+    begin: bytes,
+    certificate: Path,  # noqa: F811
+    rows: tuple[Row, Row],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(waiting, "YOUNG_SECONDS", 0.0)
+
+    async def main() -> None:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(certificate, password="open sesame")
+        trusting = ssl.create_default_context(cafile=certificate)
+        limits = Limits(max_waiting=20, header_timeout=60.0)
+        of_server = Waiting(asyncio.get_running_loop(), limits)
+        with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as room:
+            accepting = Accepting(
+                [listener], Greets, Greets.alive, rows[0], tls, 60.0, waiting=of_server
+            )
+            silent = [room.enter_context(connect(listener)) for _ in range(50)]
+            for client in silent:
+                client.sendall(begin)
+            for client in silent[:30]:
+                assert await asyncio.to_thread(heard, client) == b""
+            await until(lambda: accepting.count == len(of_server) == 20)
+
+            def speak() -> bytes:
+                with trusting.wrap_socket(connect(listener), server_hostname="127.0.0.1") as secure:
+                    return heard(secure)
+
+            assert await asyncio.to_thread(speak) == b"nobody"
+            silent[-1].setblocking(False)
+            with pytest.raises(BlockingIOError):  # it is still there
+                silent[-1].recv(1)
+            accepting.close()
+        await until(lambda: accepting.count == len(of_server) == 0)
+
+    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+        runner.run(main())
+    assert caplog.messages[0].startswith("More than 20 connections wait for their client's request")
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_who_does_not_finish_tls_in_time_is_ended(loop: str, rows: tuple[Row, Row]) -> None:
+    async def main() -> None:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        of_server = Waiting(asyncio.get_running_loop(), Limits(header_timeout=0.2))
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            accepting = Accepting([listener], Greets, Greets.alive, rows[0], tls, 60.0, of_server)
+            with connect(listener) as client:
+                assert await asyncio.to_thread(heard, client) == b""
+            await until(lambda: accepting.count == len(of_server) == 0)
+            accepting.close()
+
+    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+        runner.run(main())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@BEGINS
 def test_a_handshake_of_tls_that_never_ends_is_ended(
     loop: str, begin: bytes, rows: tuple[Row, Row]
 ) -> None:

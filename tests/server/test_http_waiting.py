@@ -346,18 +346,45 @@ def test_there_is_one_timer_for_all() -> None:
     run("asyncio", main())
 
 
+class Fake:
+    """A connection, and its transport."""
+
+    phase: Phase | None = None
+    is_held_back = False
+    is_timed_out = is_aborted = False
+
+    def __init__(self, *, is_broken: bool = False) -> None:
+        self.transport = self
+        self._is_broken = is_broken
+
+    def timed_out(self, phase: Phase) -> None:
+        if self._is_broken:
+            raise LookupError("a fault")
+        self.is_timed_out = True
+
+    def drop(self) -> None: ...
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+
+async def test_one_that_cannot_be_ended_is_aborted_and_the_others_are_ended(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    of_server = Waiting(asyncio.get_running_loop(), SOON)
+    fakes = [Fake(), Fake(is_broken=True), Fake()]
+    for fake in fakes:
+        of_server.note(fake, Phase.HEAD)
+    await until(lambda: not len(of_server))
+    assert [fake.is_timed_out for fake in fakes] == [True, False, True]
+    assert [fake.is_aborted for fake in fakes] == [False, True, False]
+    assert told(caplog) == ["A connection could not be ended in time, and is aborted (Fake, Fake)"]
+
+
 async def test_the_timer_keeps_nothing_of_a_server_that_has_gone() -> None:
-    class Silent:
-        phase: Phase | None = None
-        is_held_back = False
-
-        def timed_out(self, phase: Phase) -> None: ...
-
-        def drop(self) -> None: ...
-
     loop = asyncio.get_running_loop()
     of_server = Waiting(loop, Limits(header_timeout=0.01))
-    of_server.note(Silent(), Phase.HEAD)
+    of_server.note(Fake(), Phase.HEAD)
     gone = weakref.ref(of_server)
     del of_server
     assert gone() is None

@@ -279,6 +279,7 @@ class TestConfiguration:
         [
             ("auto", "django_ws.server.protocol:FastProtocol"),
             ("fast", "django_ws.server.protocol:FastProtocol"),
+            ("websockets-sansio", "django_ws.server.socket_log:LoggedSansIO"),
             ("wsproto", "wsproto"),
         ],
     )

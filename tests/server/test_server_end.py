@@ -146,7 +146,7 @@ def test_what_a_connection_raises_is_logged_and_the_others_end_as_ever(
             await ending
 
     run("uvloop", main())
-    assert told(caplog) == ["A connection could not be closed, and is aborted (Broken)"]
+    assert told(caplog) == ["A connection could not be closed, and is aborted (Broken, Broken)"]
     [record] = [each for each in caplog.records if each.levelno >= logging.WARNING]
     assert record.exc_info is not None
 

@@ -170,6 +170,29 @@ def test_any_progress_begins_the_time_again() -> None:
     assert fake.is_aborted
 
 
+class Broken(Fake):
+    def get_write_buffer_size(self) -> int:
+        raise LookupError("a fault")
+
+
+def test_one_that_cannot_be_looked_at_is_aborted_and_the_others_are_looked_at(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fakes = [Fake(), Broken(), Broken(), Fake()]
+    looks = Stalled(fakes)
+    looks.look(100.0)
+    looks.look(100.1)
+    assert [fake.is_aborted for fake in fakes] == [False, True, True, False]
+    assert [fake.looks for fake in fakes] == [1, 0, 0, 1]
+    looks.look_at_the_end(100.2)
+    assert [fake.looks for fake in fakes] == [2, 0, 0, 2]
+    [line] = [each for each in caplog.records if each.levelno == logging.ERROR]
+    assert line.getMessage() == (
+        "A connection could not be looked at, and is aborted (Broken, Broken)"
+    )
+    assert line.exc_info is not None
+
+
 async def test_asyncio_waits_for_ever_itself() -> None:
     """With a transport that was closed. Where it does not, all this can go."""
     served: list[asyncio.Transport] = []

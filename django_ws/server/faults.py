@@ -1,0 +1,25 @@
+"""A fault in one connection is that connection's end, not the end of what serves all."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from django_ws.throttled_log import ThrottledLog
+
+logger = logging.getLogger("uvicorn.error")
+
+_faults = ThrottledLog(logger, logging.ERROR, "connections aborted for a fault of the server")
+
+
+def abort_faulty(connection: Any, done: str, error: Exception) -> None:
+    """For what is done with many connections, one after the other, when one has raised."""
+    _faults.log(
+        (done, type(error).__name__),
+        "A connection could not be %s, and is aborted (%s, %s)",
+        done,
+        type(connection).__name__,
+        type(connection.transport).__name__,
+        exc_info=error,
+    )
+    connection.transport.abort()
