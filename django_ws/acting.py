@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from concurrent.futures import Future
 from contextvars import Context
@@ -201,14 +202,25 @@ class Elsewhere(Action[T], Generic[T]):
         return asyncio.shield(asyncio.wrap_future(self._result)).__await__()
 
 
+CROWDED_SECONDS = 0.5  # to wait for a client that does not read, where many threads do
+
+_lock = threading.Lock()
+_waiting_for_clients = 0  # threads, in this process
+
+
 def act(
-    loop: asyncio.AbstractEventLoop, name: str, start: Callable[[], Awaitable[T]]
+    loop: asyncio.AbstractEventLoop,
+    name: str,
+    start: Callable[[], Awaitable[T]],
+    is_behind: Callable[[], bool] | None = None,
 ) -> Awaitable[T]:
     """Start an action in ``loop`` from wherever this is called.
 
     ``start`` is called once, in the loop. In a thread without an event loop this blocks until
     the action is over, at most ``WS_SEND_TIMEOUT``, and raises ``SendTimeout`` (the action goes
-    on) after that, or whatever the action raised.
+    on) after that, or whatever the action raised. ``is_behind``: whether it waits for a client
+    that does not read. Such clients keep a quarter of ``WS_SYNC_THREADS`` waiting for so long;
+    where there are more, each of them half a second.
     """
     try:
         running = asyncio.get_running_loop()
@@ -216,7 +228,11 @@ def act(
         result = _submit(loop, start)
         seconds = conf.get().ws_send_timeout
         try:
-            return Done(result.result(seconds))
+            if is_behind is None:
+                return Done(result.result(seconds))
+            return Done(_wait_for_client(result, seconds, is_behind))
+        except SendTimeout:
+            raise
         except TimeoutError:
             raise SendTimeout(name, seconds) from None
         finally:
@@ -224,6 +240,24 @@ def act(
     if running is loop:
         return start()
     return Elsewhere(_submit(loop, start))
+
+
+def _wait_for_client(result: Future[T], seconds: float, is_behind: Callable[[], bool]) -> T:
+    global _waiting_for_clients
+    with _lock:
+        _waiting_for_clients += 1
+        is_crowded = _waiting_for_clients > max(1, conf.get().ws_sync_threads // 4)
+    try:
+        if is_crowded and seconds > CROWDED_SECONDS:
+            try:
+                return result.result(CROWDED_SECONDS)
+            except TimeoutError:
+                if is_behind():
+                    raise SendTimeout("send", CROWDED_SECONDS) from None
+        return result.result(seconds)
+    finally:
+        with _lock:
+            _waiting_for_clients -= 1
 
 
 def _submit(loop: asyncio.AbstractEventLoop, start: Callable[[], Awaitable[T]]) -> Future[T]:

@@ -226,7 +226,9 @@ class Connection:
 
     def _send_otherwise(self, event: Event, data: str | bytes) -> Awaitable[None]:
         # Not in send_data: what a closure refers to is slower everywhere in its function.
-        return act(self.loop, "send", lambda: self._send_or_drop(event, data))
+        return act(
+            self.loop, "send", lambda: self._send_or_drop(event, data), lambda: self.is_behind
+        )
 
     def _send_or_drop(self, event: Event, data: str | bytes) -> Awaitable[None]:
         if self.state is not OPEN:

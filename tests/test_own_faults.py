@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from django.core.exceptions import SynchronousOnlyOperation
 from django.core.signals import got_request_exception
 from pytest_django import Settings
 
-from django_ws import WebSocketHandler, broadcast_on_commit
+from django_ws import WebSocketHandler, acting, broadcast_on_commit
 from django_ws.exceptions import BroadcastError, SendTimeout
 from django_ws.testing import HandshakeRejected
 from tests.asgi_peer import Peer, client, until
@@ -48,6 +50,45 @@ async def test_a_client_that_does_not_read_makes_no_error_of_a_sync_hook_that_se
     [record] = caplog.records
     assert (record.levelname, record.exc_info) == ("WARNING", None)
     assert "the client reads too slowly" in record.getMessage()
+
+
+async def test_clients_that_do_not_read_do_not_take_all_threads(settings: Settings) -> None:
+    settings.WS_SYNC_THREADS = 4
+    settings.WS_SEND_TIMEOUT = 600.0
+
+    class Handler(WebSocketHandler):
+        def on_message(self, message: Any) -> None:
+            self.send(message)
+
+    async with AsyncExitStack() as stack:
+        peers = [await stack.enter_async_context(Peer(Handler)) for _ in range(4)]
+        for peer in peers:
+            peer.block()
+            peer.say("1", "2")
+        closed = [asyncio.create_task(peer.ended()) for peer in peers]
+        while len([each for each in closed if each.done()]) < 3:
+            await asyncio.wait(closed, return_when=asyncio.FIRST_COMPLETED, timeout=0.1)
+        [slow] = [peer for peer, ended in zip(peers, closed, strict=True) if not ended.done()]
+        slow.unblock()
+        await until(lambda: slow.texts == ["1", "2"])
+
+
+async def test_who_is_only_kept_waiting_by_the_event_loop_waits_on(settings: Settings) -> None:
+    settings.WS_SYNC_THREADS = 4
+
+    class Handler(WebSocketHandler):
+        def on_message(self, message: Any) -> None:
+            asyncio.run_coroutine_threadsafe(stall(), loop)
+            self.send(message)
+
+    async def stall() -> None:
+        time.sleep(2 * acting.CROWDED_SECONDS)  # noqa: ASYNC251
+
+    loop = asyncio.get_running_loop()
+    async with Peer(Handler) as one, Peer(Handler) as two:
+        one.say("1")
+        two.say("2")
+        await until(lambda: one.texts + two.texts == ["1", "2"])
 
 
 async def test_a_send_time_out_of_another_connection_is_an_error(

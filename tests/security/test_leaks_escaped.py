@@ -12,7 +12,8 @@ from django.views.debug import SafeExceptionReporterFilter
 from pytest_django import Settings
 
 from django_ws import WebSocketHandler
-from django_ws.hiding import MIN_SECRET, report_filter
+from django_ws import hiding as hiding_module
+from django_ws.hiding import LOOKED_AT, MIN_SECRET, report_filter
 from django_ws.testing import HandshakeRejected, WebSocketClient
 from tests.altered import with_headers
 from tests.asgi_peer import route
@@ -111,3 +112,41 @@ def test_a_short_secret_hides_nothing_else(length: int) -> None:
     kept = shown([(b"cookie", f"session={value}".encode())], other="xyz", itself=[value])
     stars = SafeExceptionReporterFilter.cleansed_substitute
     assert kept == {"other": "xyz", "itself": [value] if length < MIN_SECRET else stars}
+
+
+def variables_of(secrets: bytes, message: Any) -> dict[str, Any]:
+    """What a report shows of a frame with this message, after a handshake with these cookies."""
+    scope: Any = {"type": "websocket", "headers": [(b"cookie", secrets)], "query_string": b""}
+    cookies = dict(pair.partition("=")[::2] for pair in secrets.decode("latin-1").split("; "))
+    hiding = report_filter(scope, cookies)
+
+    def hook(message: Any) -> Any:
+        return inspect.currentframe()
+
+    shown = hiding.get_traceback_frame_variables(None, hook(message))
+    return dict(shown)
+
+
+def test_a_long_variable_is_shown_from_its_beginning() -> None:
+    shown = variables_of(b"sessionid=abcdefgh", ["x" * 100] * 1000)["message"]
+    assert repr(shown) == repr(["x" * 100] * 1000)[:4096]
+    hidden = variables_of(b"sessionid=abcdefgh", ["x" * 100, "abcdefgh"] * 1000)["message"]
+    assert hidden == SafeExceptionReporterFilter.cleansed_substitute
+
+
+def test_many_secrets_and_a_long_message_take_bounded_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A client chooses both, and other connections wait for what a report costs."""
+    looked_at: list[int] = []
+    has_one = hiding_module._has_one
+
+    def counted(text: str, starts: frozenset[str]) -> bool:
+        looked_at.append(len(text))
+        return has_one(text, starts)
+
+    monkeypatch.setattr(hiding_module, "_has_one", counted)
+    cookies = b"; ".join(b"%04d=aaaaaa%04da" % (number, number) for number in range(4000))
+    shown = variables_of(cookies, "a" * 1_000_000)["message"]
+    assert repr(shown) == "'" + "a" * 4095
+    assert max(looked_at) <= LOOKED_AT
