@@ -21,11 +21,13 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 from websockets.version import version
 
+from django_ws.retry import retry_after
 from django_ws.server.frames import COMPRESSION
 from django_ws.server.http import HAS_BODY, INVALID, has_body
 from django_ws.server.keepalive import Keepalive
 
 NO_GET = "A WebSocket handshake is a GET."
+UNAVAILABLE = "The server restarts."
 VERSION_HEADER, VERSION = b"sec-websocket-version", b"13"
 OTHER_VERSION = "Only version 13 of the WebSocket protocol is spoken here."
 WINDOW_BITS = 12  # uvicorn's, both ways
@@ -75,7 +77,8 @@ class Handshaking(Keepalive):
         elif has_body(headers):
             self._refuse(400, HAS_BODY)
         elif any(value != VERSION for name, value in headers if name == VERSION_HEADER):
-            self._refuse(426, OTHER_VERSION)
+            # https://www.rfc-editor.org/rfc/rfc6455#section-4.4
+            self._refuse(426, OTHER_VERSION, "Sec-WebSocket-Version", VERSION.decode())
         else:
             try:
                 request = request_of(without_host(target), headers)
@@ -91,11 +94,18 @@ class Handshaking(Keepalive):
         del self._headers
         return super().run_asgi()
 
-    def _refuse(self, status: int, text: str) -> None:
+    def shutdown(self) -> None:
+        if self.handshake_complete or self.initial_response is not None:
+            super().shutdown()
+        else:  # as to those who come now; the application is still at work on its own answer
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": 1006})
+            self._refuse(503, UNAVAILABLE, "Retry-After", str(retry_after()))
+
+    def _refuse(self, status: int, text: str, header: str = "", value: str = "") -> None:
         self.handshake_initiated = self.handshake_complete = self.close_sent = True
         response = self.conn.reject(status, text)
-        if status == 426:  # https://www.rfc-editor.org/rfc/rfc6455#section-4.4
-            response.headers["Sec-WebSocket-Version"] = VERSION.decode()
+        if header:
+            response.headers[header] = value
         self.conn.send_response(response)
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.transport.close()

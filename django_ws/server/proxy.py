@@ -7,6 +7,7 @@ in a folder that nobody else may enter, and that is made when the first worker a
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import signal
 import tempfile
@@ -17,6 +18,7 @@ from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 from secrets import token_hex
+from stat import S_ISDIR
 from typing import Any
 
 from django_ws.server.child import (
@@ -43,6 +45,7 @@ class BroadcastProxy:
         self._folder: Path | None = None
         self._seconds = seconds_after_parent
         self._is_asked_for = self._is_ready = self._has_folder = False
+        self._files: list[str] = []  # in the folder, since it is ready
         self._waiting: list[Child] = []
         self._pauses = Pauses()
 
@@ -69,6 +72,15 @@ class BroadcastProxy:
         if self.child is not None:
             for _ in self.child.reports():
                 self._is_ready = True
+                self._files = _files_in(self._chosen_folder())
+            if self._is_ready and _files_in(self._chosen_folder()) != self._files:
+                logger.error(
+                    "The files of the proxy for broadcasts in %s are gone: nobody reaches it any "
+                    "more",
+                    self._chosen_folder(),
+                )
+                self.child.process.kill()
+                self._is_ready = False
             if not self.child.is_alive:
                 self._bury(self.child)
         if self._is_asked_for and self.child is None and not self._pauses.left:
@@ -81,9 +93,9 @@ class BroadcastProxy:
     def _start(self) -> None:
         try:
             folder = self._chosen_folder()
-            if not self._has_folder:
-                folder.mkdir(mode=0o700)
-                self._has_folder = True
+            folder.mkdir(mode=0o700, exist_ok=self._has_folder)  # those of /tmp are cleaned up
+            self._has_folder = True
+            _check_owner(folder)
             self.child = Child("proxy", serve, folder, self._seconds)
         except OSError as error:
             pause = self._pauses.note_failure()
@@ -119,6 +131,19 @@ class BroadcastProxy:
             self.child.kill()  # it keeps nothing
         if self._has_folder:
             shutil.rmtree(self._chosen_folder(), ignore_errors=True)
+
+
+def _files_in(folder: Path) -> list[str]:
+    with suppress(OSError):
+        return sorted(each.name for each in folder.iterdir())
+    return []
+
+
+def _check_owner(folder: Path) -> None:
+    """Whoever has seen its name may have made another one in its place."""
+    found = folder.lstat()
+    if not S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise PermissionError(f"{folder} belongs to somebody else")
 
 
 def _address(folder: Path) -> str:

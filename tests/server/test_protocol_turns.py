@@ -468,3 +468,23 @@ async def test_the_server_may_end_when_the_client_has_just_closed(kind: type[Any
             client.protocol.shutdown()
     assert client.wire.written == []
     await client.lose()
+
+
+@pytest.mark.parametrize("kind", [FastProtocol, WebSocketsSansIOProtocol])
+async def test_a_handshake_under_way_is_answered_as_those_that_come_now(kind: type[Any]) -> None:
+    """uvicorn's class answers 500, and is taken by surprise by the application's own answer."""
+    client = await Client(kind).open(accept=False)
+    client.protocol.shutdown()
+    answer = {"type": "websocket.http.response.start", "status": 503, "headers": []}
+    if kind is FastProtocol:
+        assert client.output.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nRetry-After: " in client.output
+        with pytest.raises(ClientDisconnected):
+            await client.protocol.send(answer)
+        assert client.output.count(b"HTTP/1.1 ") == 1
+    else:
+        assert client.output.startswith(b"HTTP/1.1 500 ")
+        with pytest.raises(AssertionError):
+            await client.protocol.send(answer)
+            await client.protocol.send({"type": "websocket.http.response.body", "body": b""})
+    await client.lose()

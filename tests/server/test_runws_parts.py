@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import resource
+import shutil
 import signal
 import socket
 import sys
@@ -641,6 +642,36 @@ class TestProcesses:
         assert serving.child.process.exitcode == 0
         assert not folder.exists()
         waiting.close()
+        serving.close()
+
+    def test_a_proxy_whose_files_are_cleaned_up_is_replaced(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        serving = proxy.BroadcastProxy(0.1)
+        serving.ask(Child("waiting", wait_for_ever))
+
+        def is_ready() -> bool:
+            serving.look()
+            return serving._is_ready and bool(list(folder.iterdir()))
+
+        folder = serving._chosen_folder()
+        folder.mkdir(mode=0o700)
+        serving._has_folder = True
+        until(is_ready, "the proxy", SECONDS)
+        shutil.rmtree(folder)
+        serving.look()
+        assert "are gone: nobody reaches it any more" in caplog.text
+        assert not serving._is_ready
+        until(lambda: serving.look() or folder.exists(), "another folder", SECONDS)
+        until(is_ready, "another proxy", SECONDS)
+        shutil.rmtree(folder)
+        folder.mkdir(mode=0o777)  # by somebody else
+        folder.chmod(0o777)
+        until(
+            lambda: serving.look() or "belongs to somebody else" in caplog.text, "a word", SECONDS
+        )
+        assert serving.child is None
         serving.close()
 
     def test_without_a_temporary_folder_there_is_no_proxy(
