@@ -94,7 +94,7 @@ class Connection:
         self.subprotocols: Sequence[str] = ()  # those that may be answered
         self.token_subprotocol: str | None = None  # answered for want of others, and told nobody
         self.accept_headers: Sequence[tuple[str, str]] = ()
-        self._is_accepted = False  # early, while the state is still CONNECTING
+        self._is_accepted = False  # early, while CONNECTING; or answered by an ASGI application
         self.refuse_after_accept = False  # so that browsers can read the status
         self.overflow: Overflow = "close"
         self.on_closing: Callable[[bool], None] = _nothing
@@ -191,10 +191,16 @@ class Connection:
             return event
 
         async def send(event: Event) -> None:
-            if self.state is HANDED_OVER:  # otherwise the log-in has ended
+            if self.state is HANDED_OVER:  # otherwise it was closed for it
+                self._is_accepted = True
                 await self._send(event)
 
         await application(scope, receive, send)
+
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether an ASGI application has it that has not answered the handshake."""
+        return self.state is HANDED_OVER and not self._is_accepted
 
     def _disconnect_event(self) -> Event:
         code, reason = self.close_code, self.close_reason
@@ -368,6 +374,8 @@ class Connection:
         return act(self.loop, "close", lambda: self._close(int(code), reason))
 
     def _close(self, code: int, reason: str) -> Awaitable[None]:
+        if self.is_unanswered:
+            self.state = CONNECTING
         if self.state is CONNECTING:
             status = status_of(code)
             headers = [("Retry-After", str(retry_after()))] if status == 503 else []

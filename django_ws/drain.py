@@ -52,6 +52,9 @@ async def drain(seconds: float | None = None, budget: float | None = None) -> No
     ours = _ours(loop)
     if not ours:
         return  # also where Django is not used at all
+    for life in ours:
+        if life.connection.is_unanswered:  # a handshake, too, but not among those admitted
+            life.restart()
     config, why = conf.get(), ""
     if seconds is None:
         seconds = config.ws_drain_seconds

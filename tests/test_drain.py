@@ -4,6 +4,7 @@ import asyncio
 import logging
 import threading
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 import pytest
@@ -533,3 +534,44 @@ async def test_the_application_of_a_route_is_closed_and_told() -> None:
     assert events == [
         {"type": "websocket.disconnect", "code": RESTARTING[0], "reason": RESTARTING[1]}
     ]
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["receiving", "busy"])
+async def test_an_application_that_has_not_answered_is_refused_at_once(waits: bool) -> None:
+    """Not in its turn, and with a time to come back, as a handler whose handshake is under way."""
+    events: list[Any] = []
+    go_on = asyncio.Event()
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        events.append(await receive())
+        if waits:
+            events.append(await receive())
+        else:
+            await go_on.wait()
+        await send({"type": "websocket.accept"})  # too late: it goes nowhere
+
+    def leave(peer: Peer, event: Any) -> None:
+        if event["type"] == "websocket.http.response.body":
+            peer.leave(code=1006)  # as servers do after a refusal
+
+    any_route: Any = application
+    async with AsyncExitStack() as stack:
+        peers = []
+        for _ in range(5):
+            peer = Peer(any_route, opens=False, extensions=HTTP)
+            peer.on_send = partial(leave, peer)
+            peers.append(await stack.enter_async_context(peer))
+        await until(lambda: len(events) == 5)
+        draining = begin(seconds=LONG)
+        await until(lambda: all(len(peer.sent) == 2 for peer in peers))
+        for peer in peers:
+            start, body = peer.sent
+            assert (start["status"], body["body"]) == (503, b"the server restarts: retry after 7 s")
+            [retry] = [value for name, value in start["headers"] if name.lower() == b"retry-after"]
+            assert 1 <= int(retry) <= 10
+        go_on.set()
+        await ended(draining)
+        assert all(len(peer.sent) == 2 for peer in peers)
+    assert events[5:] == [{"type": "websocket.disconnect", "code": 1006, "reason": ""}] * (
+        5 * waits
+    )

@@ -9,6 +9,7 @@ from typing import Any
 from django.conf import settings
 from django.core.checks import CheckMessage, Warning  # noqa: A004  (Django's name)
 
+from django_ws.application_path import application_path
 from django_ws.causes import cause
 from django_ws.checks.wrappers import serves_ours
 from django_ws.importing import import_named
@@ -24,15 +25,13 @@ ENTRY_POINT = (
 
 def check_application(**kwargs: Any) -> Iterator[CheckMessage]:
     """Import what servers import. A server does the same at its start."""
-    path = getattr(settings, "ASGI_APPLICATION", None)
-    place = "ASGI_APPLICATION: " if path else ""
-    if not path:
+    path = application_path()
+    place = "ASGI_APPLICATION: " if getattr(settings, "ASGI_APPLICATION", None) else ""
+    if not place:
         # What startproject makes is told about at once, and not only when it has been named.
-        package, _, _ = str(getattr(settings, "ROOT_URLCONF", "")).rpartition(".")
-        path = f"{package}.asgi.application".lstrip(".")
         yield Warning(
-            "ASGI_APPLICATION is not set, so commands cannot find the application that serves "
-            "WebSockets.",
+            f"ASGI_APPLICATION is not set: runserver and runws serve {path!r}, other commands "
+            "cannot find the application that serves WebSockets.",
             hint=f"Set ASGI_APPLICATION = {path!r}.",
             id="django_ws.W004",
         )

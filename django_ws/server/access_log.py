@@ -66,6 +66,9 @@ class WithoutRepetitions(logging.Filter):
         return False
 
 
+# uvicorn's own, of the loggers that do not propagate: by the names of these.
+_handlers: dict[str, list[logging.Handler]] = {}
+
 _without_secrets, _without_sockets = WithoutSecrets(), WithoutSockets()
 _without_repetitions = WithoutRepetitions()
 
@@ -76,6 +79,8 @@ def configure_logging(options: Options) -> None:
     for logger in config["loggers"].values():
         logger["level"] = options.log_level.upper()
     logging.config.dictConfig(config)
+    for name in config["loggers"]:
+        _handlers[name] = list(logging.getLogger(name).handlers)
     guard_logging(options)
 
 
@@ -83,8 +88,13 @@ def guard_logging(options: Options) -> None:
     """Put the filters on, whoever configures logging; again is no harm.
 
     The loggers are enabled, too: ``LOGGING`` without ``disable_existing_loggers: False`` disables
-    them, and then nobody would learn why the server does not start.
+    them, and then nobody would learn why the server does not start. And one that it names has lost
+    its handlers: where it gives no others, and uvicorn lets it not propagate, they come back.
     """
+    for name, handlers in _handlers.items():
+        logger = logging.getLogger(name)
+        if not (logger.handlers or logger.propagate):
+            logger.handlers = list(handlers)
     for name in LOGGERS:
         logging.getLogger(name).addFilter(_without_secrets)
         logging.getLogger(name).disabled = False

@@ -13,11 +13,11 @@ import sys
 import threading
 from typing import Any, cast
 
-from django.conf import settings
 from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.asgi import ASGIHandler
 
+from django_ws.application_path import application_path
 from django_ws.causes import cause
 from django_ws.importing import import_named
 from django_ws.server.base import BaseServer
@@ -35,17 +35,17 @@ QUIT_SECONDS = 5  # for all of it where there is no reloader
 
 
 def application(static_files: bool) -> ASGIApplication:
-    """What ``ASGI_APPLICATION`` names, behind the static files if these are wanted.
+    """What ``application_path()`` names, behind the static files if these are wanted.
 
     Raises ``ImproperlyConfigured`` where it cannot be imported.
     """
-    path = settings.ASGI_APPLICATION
+    path = application_path()
     try:
         found = import_named(path)
     except Exception as error:
         raise ImproperlyConfigured(
             f"ASGI_APPLICATION: cannot import {path!r} ({cause(error)}). Correct what raises, or "
-            "name the variable in your asgi.py, for example 'mysite.asgi.application'."
+            "name the variable in your asgi.py: ASGI_APPLICATION = 'mysite.asgi.application'."
         ) from error
     if static_files:
         found = ASGIStaticFilesHandler(cast(ASGIHandler, found))

@@ -18,13 +18,16 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError, call_command
 from django.utils import autoreload
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+import tests.asgi
 from django_ws.asgi import WebSocketApplication
 from django_ws.management.commands.runserver import Command
+from django_ws.server.development import application
 from django_ws.server.development_log import Lines as DevelopmentLines
 from django_ws.types import Event
 from tests.e2e.project import environment
@@ -339,6 +342,14 @@ def test_a_port_in_use_is_told(project: Path) -> None:
             assert "Error: That port is already in use." in server.printed
 
 
+def test_without_asgi_application_serves_what_startproject_makes(project: Path) -> None:
+    settings = project / "mysite" / "settings.py"
+    settings.write_text(settings.read_text().replace("ASGI_APPLICATION", "NOTHING"))
+    with RunServer(project, "--noreload", "0") as server:
+        assert get(server.started()) == b"version 1"
+        assert "W004) ASGI_APPLICATION is not set" in server.printed
+
+
 def test_an_application_that_cannot_be_imported_is_told(project: Path) -> None:
     (project / "mysite" / "asgi.py").write_text("import nowhere")
     with RunServer(project, "--noreload", "0", "--skip-checks") as server:
@@ -408,13 +419,20 @@ class TestInThisProcess:
             call_command("runserver")
 
     @pytest.mark.parametrize("absent", [True, False])
-    def test_asgi_application_must_be_set(self, absent: bool, settings: Any) -> None:
+    def test_without_the_setting_serves_what_startproject_makes(
+        self, absent: bool, settings: Any
+    ) -> None:
         if absent:
             del settings.ASGI_APPLICATION
         else:
             settings.ASGI_APPLICATION = None
-        with pytest.raises(CommandError, match=r"Set ASGI_APPLICATION = 'tests.asgi.application'"):
-            call_command("runserver")
+        assert application(static_files=False) is tests.asgi.application
+        settings.ROOT_URLCONF = "nowhere.urls"
+        with pytest.raises(
+            ImproperlyConfigured,
+            match=r"cannot import 'nowhere.asgi.application' .*: ASGI_APPLICATION = 'mysite.asgi",
+        ):
+            application(static_files=False)
 
     def test_an_address_that_is_none_is_refused(self) -> None:
         with pytest.raises(CommandError, match="not a valid port number"):

@@ -208,6 +208,16 @@ def test_no_logging_silences_why_it_does_not_start(logging: dict[str, str]) -> N
     assert "has no attribute 'nothing'" in printed
 
 
+@pytest.mark.parametrize("loggers", ["uvicorn.access", "uvicorn uvicorn.error"])
+def test_a_logger_that_is_given_a_level_keeps_its_handler(loggers: str) -> None:
+    with Runws(workers=1, environment={"RUNWS_LOGGERS": loggers}) as server:
+        server.get()
+        with server.connect() as client:
+            receive(client)
+        server.wait_for('"GET / HTTP/1.1" 200', '" [accepted]')
+        assert server.printed.count('"GET / HTTP/1.1" 200') == 1
+
+
 def test_options_that_cannot_be_fulfilled_are_told(tmp_path: Path) -> None:
     missing = str(tmp_path / "missing.pem")
     assert "No such file" in failed(*SERVER, "-b", "127.0.0.1:0", "--ssl-certfile", missing)

@@ -30,7 +30,7 @@ from pytest_django import Settings
 from websockets.sync.client import connect
 
 from django_ws.admission import admission_of
-from django_ws.management.commands.runws import Command, application_path
+from django_ws.management.commands.runws import Command, application_target
 from django_ws.server import proxy, worker
 from django_ws.server.__main__ import main, new_parser
 from django_ws.server.access_log import WithoutRepetitions, WithoutSecrets
@@ -374,7 +374,7 @@ class TestLines:
 class TestCommand:
     def test_serves_what_the_setting_names(self, settings: Settings) -> None:
         settings.ASGI_APPLICATION = "mysite.serving.application"
-        assert application_path() == "mysite.serving:application"
+        assert application_target() == "mysite.serving:application"
 
     @pytest.mark.parametrize(
         ("root", "used"), [("mysite.urls", "mysite.asgi:application"), ("urls", "asgi:application")]
@@ -384,12 +384,12 @@ class TestCommand:
     ) -> None:
         del settings.ASGI_APPLICATION
         settings.ROOT_URLCONF = root
-        assert application_path() == used
+        assert application_target() == used
 
     def test_a_setting_that_is_no_path(self, settings: Settings) -> None:
         settings.ASGI_APPLICATION = "application"
         with pytest.raises(CommandError, match="dotted path of the variable"):
-            application_path()
+            application_target()
 
     def test_without_uvicorn_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("running", "changes"):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Command(StaticFilesCommand):
-    """All of it is Django's but the server, which is uvicorn and serves ``ASGI_APPLICATION``."""
+    """All of it is Django's but the server, which is uvicorn and serves ``application_path()``."""
 
     help = "Starts a web server for development: pages, static files and WebSockets."
     _server: DevelopmentServer | None = None
@@ -37,13 +37,6 @@ class Command(StaticFilesCommand):
             raise CommandError(
                 "uvicorn is not installed, which serves WebSockets. "
                 'Run: pip install "django-ws[server]"'
-            )
-        if not getattr(settings, "ASGI_APPLICATION", None):
-            package = str(getattr(settings, "ROOT_URLCONF", "mysite.urls")).rpartition(".")[0]
-            path = f"{package}.asgi.application".lstrip(".")
-            raise CommandError(
-                "ASGI_APPLICATION is not set: there is no telling what to serve. "
-                f"Set ASGI_APPLICATION = {path!r} in the settings."
             )
         # Then Django calls server_cls as it is, without mixing threads into it.
         options["use_threading"] = False

@@ -10,6 +10,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils.log import configure_logging
 
+from django_ws.application_path import application_path
 from django_ws.server.options import Options, add_arguments
 
 
@@ -30,17 +31,14 @@ class Command(BaseCommand):
                 f'{error.name} is not installed. Run: pip install "django-ws[server]"'
             ) from error
         again = partial(configure_logging, settings.LOGGING_CONFIG, settings.LOGGING)
-        code = serve(application_path(), Options.of(options), again)
+        code = serve(application_target(), Options.of(options), again)
         if code:
             sys.exit(code)
 
 
-def application_path() -> str:
-    """``ASGI_APPLICATION``, or where ``startproject`` puts it, as ``"package.module:name"``."""
-    path = getattr(settings, "ASGI_APPLICATION", None)
-    if not path:
-        package, _, _ = str(settings.ROOT_URLCONF).rpartition(".")
-        path = f"{package}.asgi.application".lstrip(".")
+def application_target() -> str:
+    """What is served, as ``"package.module:name"``."""
+    path = application_path()
     module, _, name = str(path).rpartition(".")
     if not module:
         raise CommandError(

@@ -19,6 +19,7 @@ from django.template import Context, Engine
 
 import django_ws
 from django_ws import conf
+from django_ws.application_path import application_path
 
 ASGI_LINES = """\
 from django_ws import get_websocket_application
@@ -194,8 +195,7 @@ def next_steps(target: Target, existing_routes: Path | None) -> str:
             f"from {target.name}.ws import {target.handler_name}\n\n{target.route}"
         )
     configured = getattr(settings, "ASGI_APPLICATION", None)
-    root = settings.ROOT_URLCONF.rpartition(".")[0]
-    asgi = configured.rpartition(".")[0] if configured else f"{root}.asgi" if root else "asgi"
+    asgi = application_path().rpartition(".")[0]
     spec = spec_of(asgi)
     file = Path(spec.origin) if spec is not None and spec.origin is not None else None
     # Read, not imported: importing it may start things.

@@ -1,6 +1,7 @@
 """The settings of the site that `runws` serves in its tests."""
 
 import os
+from typing import Any
 
 from tests.settings import *  # noqa: F403 - the tests' own settings, and what differs from them
 
@@ -19,11 +20,14 @@ FORCE_SCRIPT_NAME = os.environ.get("RUNWS_SCRIPT_NAME")
 if "RUNWS_BACKEND" in os.environ:
     WS_BROADCAST = {"default": {"BACKEND": os.environ["RUNWS_BACKEND"]}}
 
-LOGGING = {
+LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
     "handlers": {"console": {"class": "logging.StreamHandler"}},
     "loggers": {"django": {"handlers": ["console"], "level": "INFO"}},
 }
+if "RUNWS_LOGGERS" in os.environ:  # which it gives a level, and nothing else
+    for _name in os.environ["RUNWS_LOGGERS"].split():
+        LOGGING["loggers"][_name] = {"level": "INFO"}
 if "RUNWS_LOGGING" in os.environ:
     LOGGING = {"version": 1}  # which disables the loggers that are there already
