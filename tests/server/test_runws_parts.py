@@ -663,14 +663,17 @@ class TestProcesses:
         serving.look()
         assert "are gone: nobody reaches it any more" in caplog.text
         assert not serving._is_ready
-        until(lambda: serving.look() or folder.exists(), "another folder", SECONDS)
+
+        def looked() -> str:
+            serving.look()
+            return caplog.text
+
+        until(lambda: looked() and folder.exists(), "another folder", SECONDS)
         until(is_ready, "another proxy", SECONDS)
         shutil.rmtree(folder)
         folder.mkdir(mode=0o777)  # by somebody else
         folder.chmod(0o777)
-        until(
-            lambda: serving.look() or "belongs to somebody else" in caplog.text, "a word", SECONDS
-        )
+        until(lambda: "belongs to somebody else" in looked(), "a word", SECONDS)
         assert serving.child is None
         serving.close()
 
