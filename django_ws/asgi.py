@@ -104,17 +104,17 @@ async def new_handler(scope: Scope, receive: Receive, send: Send) -> WebSocketHa
             WebSocketRequest(scope).client_address or "unknown",
         )
         connection.refuse(refusal.status)
-        await connection.settle()
+        await _turned_away(connection)
         return None
     if not cookies_count:
         scope = connection.scope = _without_cookies(scope, connection)
     if is_draining(connection.loop):
         turn_away(connection)
-        await connection.settle()
+        await _turned_away(connection)
         return None
     request = WebSocketRequest(scope)
     if limits.is_full(connection, request):
-        await connection.settle()
+        await _turned_away(connection)
         return None
     if request.script_name:
         set_script_prefix(f"{request.script_name}/")
@@ -127,7 +127,7 @@ async def new_handler(scope: Scope, receive: Receive, send: Send) -> WebSocketHa
             path, "WebSocket %s refused with 404: no route (client %s)", path, client
         )
         connection.refuse(404, _tried(request, not_found) if settings.DEBUG else "Not Found")
-        await connection.settle()
+        await _turned_away(connection)
         return None
     request.resolver_match = match
     limits.enter()  # also who waits: otherwise any number could
@@ -137,9 +137,10 @@ async def new_handler(scope: Scope, receive: Receive, send: Send) -> WebSocketHa
             return routing.new_handler(match, connection, request)
     except BaseException:
         _leave(connection)
+        connection.release()
         raise
     _leave(connection)
-    await connection.settle()
+    await _turned_away(connection)
     return None
 
 
@@ -153,6 +154,14 @@ def _without_cookies(scope: Scope, connection: Connection) -> Scope:
             connection.path,
         )
     return kept
+
+
+async def _turned_away(connection: Connection) -> None:
+    """After a refusal: nobody has the connection any more."""
+    try:
+        await connection.settle()
+    finally:
+        connection.release()
 
 
 def _leave(connection: Connection) -> None:

@@ -233,6 +233,22 @@ async def refused(handler: Any = Rejects) -> None:
         await peer.ended()
 
 
+async def no_route() -> None:
+    extensions: dict[str, Any] = {"websocket.http.response": {}}
+    peer = Peer(Quiet, opens=False, extensions=extensions)
+    peer.scope["path"] = "/nowhere/"
+    async with peer:
+        await peer.ended()
+        assert peer.sent[0]["status"] == 404
+
+
+async def foreign_origin() -> None:
+    headers = [(b"origin", b"https://foreign.example")]
+    async with Peer(Quiet, opens=False, headers=headers) as peer:
+        await peer.ended()
+        assert peer.closes
+
+
 async def left_in_the_handshake() -> None:
     async with Peer(Waits, opens=False) as peer:
         peer.leave()
@@ -277,6 +293,8 @@ VISITS: dict[str, Visit] = {
     "receive failed while a hook ran": receive_failed_in_a_hook,
     "refused": refused,
     "refused after the accept": lambda: refused(RejectsByClose),
+    "no route": no_route,
+    "a foreign origin": foreign_origin,
     "left in the handshake": left_in_the_handshake,
     "first message": first_message,
     "wrong first message": lambda: first_message('"wrong"'),

@@ -22,7 +22,7 @@ from uvicorn.server import ServerState
 
 from django_ws.server.limits import MAX_HEADERS, limits_of
 from django_ws.server.refusing import Refusing
-from django_ws.server.tls import close_once
+from django_ws.server.transports import close_once, let_go_of_transport
 from django_ws.server.waiting import Phase, waiting_of
 
 PIECE = 8 * 1024  # bytes that are parsed in one go
@@ -98,6 +98,7 @@ class BoundedHTTP(Refusing):
         super().connection_lost(exc)  # type: ignore[misc]
         self._let_go()
         self._stop_lingering()
+        let_go_of_transport(self.transport)
 
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None:

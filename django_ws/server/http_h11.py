@@ -33,6 +33,7 @@ class Connection(h11.Connection):
             self.reads = Phase.BODY if state is h11.SEND_BODY else Phase.HEAD
             is_size = error.error_status_hint == 431
             self.refusal = (431, TOO_LARGE) if is_size else (400, INVALID)
+            error.__traceback__ = None  # h11's frames in it refer to the error
             return h11.NEED_DATA
         if isinstance(event, h11.Request):
             self.method, self.target = event.method, event.target

@@ -11,6 +11,8 @@ from typing import Any
 
 from websockets.server import ServerProtocol
 
+from django_ws.server.transports import let_go_of_transport
+
 
 def let_go_of_pages(transport: asyncio.BaseTransport) -> None:
     """As a connection becomes a WebSocket. What read the handshake, uvicorn's protocol for pages,
@@ -29,6 +31,4 @@ def let_go(transport: asyncio.BaseTransport, conn: ServerProtocol) -> None:
     for error in (conn.parser_exc, conn.handshake_exc):
         if error is not None:
             error.__traceback__ = None
-    # asyncio's own, a bound method of the transport, which is never called again.
-    if hasattr(transport, "_read_ready_cb"):
-        transport._read_ready_cb = None
+    let_go_of_transport(transport)
