@@ -129,6 +129,12 @@ class StallWatch:
             )
 
 
+def place_in(frame: FrameType) -> str:
+    """The line of the site's code that runs there; empty where none does."""
+    found = _culprit(frame)
+    return _shown(found) if found is not None else ""
+
+
 def _frames(frame: FrameType | None) -> Iterator[FrameType]:
     """The innermost first."""
     while frame is not None:

@@ -127,6 +127,12 @@ def running_hub(alias: str) -> Hub | None:
     return _hubs.get((asyncio.get_running_loop(), alias))
 
 
+def all_connected() -> bool:
+    """Whether no hub of the running event loop is cut off from its backend."""
+    loop = asyncio.get_running_loop()
+    return all(hub.is_connected for (of, _), hub in list(_hubs.items()) if of is loop)
+
+
 async def open_all() -> None:
     """Open every backend. One that is down is retried: nothing here waits for it."""
     for alias in conf.get().ws_broadcast:

@@ -82,6 +82,7 @@ class Accepting:
         self._beginning: set[asyncio.Task[None]] = set()
         self._pause: asyncio.TimerHandle | None = None
         self._is_closed = self._has_no_room = False
+        self.can_serve = True  # otherwise others are left what comes, where there are others
         self.accepted = 0  # connections, in all
         for listener in self._sockets:
             listener.setblocking(False)
@@ -99,7 +100,8 @@ class Accepting:
 
     def show(self) -> None:
         """Tell the other workers how many there are. To be called several times a second."""
-        self._row.show(self.count, accepts=not (self._is_closed or self._has_no_room))
+        is_away = self._is_closed or self._has_no_room or not self.can_serve
+        self._row.show(self.count, accepts=not is_away)
 
     # As asyncio.Server
 
@@ -163,6 +165,8 @@ class Accepting:
         fewest = self._row.fewest_elsewhere()
         if fewest is None:
             return AT_ONCE
+        if not self.can_serve:
+            return 0
         lead = max(LEAD, fewest * LEAD_SHARE)
         return min(AT_ONCE, int(fewest + lead) - self.count)
 

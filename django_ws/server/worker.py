@@ -20,12 +20,13 @@ from django.conf import settings
 from django_ws import conf, stalls
 from django_ws.admission import admission_of
 from django_ws.pubsub.backends.memory import MemoryBackend
-from django_ws.pubsub.hubs import backend_class
+from django_ws.pubsub.hubs import all_connected, backend_class
 from django_ws.server import explaining, garbage, stack
 from django_ws.server.accepting import Accepting
 from django_ws.server.access_log import configure_logging
 from django_ws.server.base import TICK_SECONDS
 from django_ws.server.child import PARENTS_SIGNALS, Order, Report, release_signals
+from django_ws.server.last_threads import bound_the_rest
 from django_ws.server.limits import limits_of
 from django_ws.server.loading import Site, prepared
 from django_ws.server.server import Server
@@ -98,6 +99,7 @@ class Supervised(Server):
 
     async def on_tick(self, counter: int) -> bool:
         accepting = self._accepting
+        accepting.can_serve = all_connected()  # otherwise topics cannot be joined
         accepting.show()
         if self._collector is not None:
             pages = self.server_state.total_requests
@@ -107,6 +109,8 @@ class Supervised(Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._line.tell(Report.LEAVING)
         await super().shutdown(sockets)
+        if self._line.is_of_process:
+            bound_the_rest()
 
     async def _settle(self) -> None:
         await super()._settle()
@@ -137,6 +141,7 @@ class Line:
 
     def __init__(self, pipe: Connection, seconds_without_parent: float) -> None:
         self.server: Server | None = None
+        self.is_of_process = False  # which ends with the server
         self._pipe = pipe
         self._seconds_without_parent = seconds_without_parent
         self._may_go_on = threading.Event()
@@ -186,6 +191,7 @@ def run(pipe: Connection, site: Site, place: Place) -> None:
     release_signals()
     configure_logging(site.options)
     line = Line(pipe, site.options.graceful_timeout + site.options.late_seconds)
+    line.is_of_process = True
     try:
         serve_site(site, line, place)
     except SystemExit:  # the log says why

@@ -257,6 +257,28 @@ def shown(row: Row, connections: int) -> bool:
     return True
 
 
+async def test_who_cannot_serve_leaves_new_connections_to_those_who_can(
+    listener: socket.socket, rows: tuple[Row, Row]
+) -> None:
+    mine, others = rows
+    others.show(100, accepts=True)
+    accepting = Accepting([listener], Greets, Greets.alive, mine)
+    accepting.can_serve = False
+    accepting.show()
+    assert others.fewest_elsewhere() is None  # it does not count
+    with connect(listener) as client:
+
+        def others_stay() -> bool:
+            others.show(100, accepts=True)
+            return accepting._pause is not None
+
+        await until(others_stay)
+        assert accepting.accepted == 0
+        others.show(100, accepts=False)  # nobody else is left
+        assert await asyncio.to_thread(heard, client) == b"nobody"
+    accepting.close()
+
+
 async def test_many_begin_a_few_at_a_time(listener: socket.socket, rows: tuple[Row, Row]) -> None:
     began: list[int] = []
     turn = 0

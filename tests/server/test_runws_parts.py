@@ -27,6 +27,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.core.management.base import OutputWrapper
 from pytest_django import Settings
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from django_ws.admission import admission_of
@@ -538,6 +539,25 @@ class TestProcesses:
                 child.tell(Order.STOP_AT_ONCE)
                 child.process.join(SECONDS)
         assert child.process.exitcode == 128 + signal.SIGTERM
+        child.close()
+
+    def test_end_in_time_whatever_their_threads_do(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DJANGO_SETTINGS_MODULE", SETTINGS)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            site = Site(APPLICATION, Options(graceful_timeout=2))
+            child = Child("worker", run, site, place(listener))
+            url = f"ws://127.0.0.1:{listener.getsockname()[1]}/sleeps/"
+            with connect(url, open_timeout=SECONDS) as client:
+                receive(client)
+                client.send("0")
+                assert receive(client) == "asleep"
+                child.tell(Order.STOP)
+                with pytest.raises(ConnectionClosed) as closed:
+                    receive(client)
+                child.process.join(SECONDS)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1012
+        assert child.process.exitcode == 0
         child.close()
 
     def test_no_order_gives_a_worker_more_time(self) -> None:

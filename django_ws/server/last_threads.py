@@ -1,0 +1,39 @@
+"""The end of a worker whose threads do not end: Python would wait for them for ever."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+
+from django_ws.counted import counted
+from django_ws.stalls import place_in
+
+logger = logging.getLogger("uvicorn.error")
+
+LAST_SECONDS = 5.0  # for hooks that still run in threads, and for what runs at the exit
+
+
+def bound_the_rest() -> None:
+    """Call it when all else has ended: the process is gone after ``LAST_SECONDS``."""
+    threading.Thread(target=_end, name="the last seconds", daemon=True).start()
+
+
+def _end() -> None:
+    time.sleep(LAST_SECONDS)
+    frames = sys._current_frames()
+    places = [
+        place
+        for thread in threading.enumerate()
+        if (frame := frames.get(thread.ident or 0)) and (place := place_in(frame))
+    ]
+    logger.warning(
+        "Worker %d ends now, with %s: %s",
+        os.getpid(),
+        counted(len(places), "thread that still runs", "threads that still run"),
+        "; ".join(places) or "none of your code in any of them",
+    )
+    logging.shutdown()
+    os._exit(0)
