@@ -19,7 +19,7 @@ from django_ws.throttled_log import ThrottledLog
 try:
     import fcntl
     import termios
-except ImportError:  # pragma: no cover - Windows has neither
+except ImportError:  # pragma: no cover - Windows has neither of them
     fcntl = termios = None  # type: ignore[assignment]
 
 logger = logging.getLogger("uvicorn.error")
