@@ -163,6 +163,7 @@ class ZeroMQBackend(Backend):
             )
             patience = min(2 * patience, 3600.0)
         self._drops = drops
+        self._heard_at = time.monotonic()  # also before its first heartbeat
         if self._is_away:
             logger.warning(
                 "the proxy at %s is back, after %.1f s", self.server, time.monotonic() - began
