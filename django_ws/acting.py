@@ -256,6 +256,7 @@ def _wait_for_client(result: Future[T], seconds: float, is_behind: Callable[[], 
                     raise SendTimeout("send", CROWDED_SECONDS) from None
         return result.result(seconds)
     finally:
+        del result  # as in ``Failed``
         with _lock:
             _waiting_for_clients -= 1
 

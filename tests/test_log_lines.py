@@ -83,7 +83,8 @@ NOT_THROTTLED = {
     "server/development_log.py": {"_log": "the access log, while developing"},
     "server/loading.py": {"prepared": ONCE},
     "server/open_files.py": {"raise_limit": ONCE},
-    "server/proxy.py": {"_bury": ONCE, "_start": ONCE},
+    "server/last_threads.py": {"_end": ONCE},
+    "server/proxy.py": {"_bury": ONCE, "_start": ONCE, "look": ONCE},
     "server/running.py": {"serve": ONCE},
     "server/supervisor.py": {},  # all of it is about workers
     "server/worker.py": {"_read": ONCE},

@@ -93,7 +93,8 @@ def guard_logging(options: Options) -> None:
     """
     for name, handlers in _handlers.items():
         logger = logging.getLogger(name)
-        if not (logger.handlers or logger.propagate):
+        is_wanted = options.access_log or name != "uvicorn.access"
+        if is_wanted and not (logger.handlers or logger.propagate):
             logger.handlers = list(handlers)
     for name in LOGGERS:
         logging.getLogger(name).addFilter(_without_secrets)
