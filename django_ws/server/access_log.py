@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 import logging
 import logging.config
+import os
+import sys
 from typing import Any
 
 from uvicorn.config import LOGGING_CONFIG
@@ -75,6 +77,9 @@ _without_repetitions = WithoutRepetitions()
 
 def configure_logging(options: Options) -> None:
     """As uvicorn does it. Call it before Django is set up: ``LOGGING`` has the last word."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by what has started this; uvicorn asks it
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # to the end
     config: dict[str, Any] = copy.deepcopy(LOGGING_CONFIG)
     for logger in config["loggers"].values():
         logger["level"] = options.log_level.upper()

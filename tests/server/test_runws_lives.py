@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import resource
+import shlex
 import signal
 import socket
 import ssl
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
+from websockets.sync.client import connect, unix_connect
 
 from tests.e2e.servers import ROOT
 from tests.redis_server import until
@@ -117,6 +119,25 @@ def test_the_command_serves_with_its_defaults_and_ends_on_a_signal() -> None:
     server.wait_for("Stopped parent process")
     assert "at once\n" not in server.printed.replace("ends it at once", "")
     assert all(map(is_gone, server.children))
+
+
+def test_where_nobody_listens_to_its_output_it_serves(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    command = shlex.join([sys.executable, *SERVER, "-w", "1", "-b", f"unix:{path}"])
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("DJANGO_SETTINGS_MODULE", None)
+    with subprocess.Popen(f"exec {command} >&- 2>&-", shell=True, env=environment) as process:
+        try:
+
+            def answers() -> bool:
+                with suppress(OSError), unix_connect(str(path), "ws://localhost/room/") as client:
+                    return bool(receive(client))
+                return False
+
+            until(answers, "an answer", SECONDS)
+        finally:
+            process.terminate()
+        assert process.wait(SECONDS) == 0
 
 
 def test_options_reach_the_server() -> None:
