@@ -7,6 +7,8 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from django.conf import settings
+from django.core.signals import setting_changed
+from django.dispatch import receiver
 from django.http import HttpRequest
 from django.urls import (
     LocalePrefixPattern,
@@ -44,6 +46,12 @@ class _Routes:
 
 
 _routes: WeakKeyDictionary[URLResolver, _Routes] = WeakKeyDictionary()
+
+
+@receiver(setting_changed)
+def _forget(*, setting: str, **kwargs: Any) -> None:
+    if setting == "APPEND_SLASH":  # the matches are those of the old value
+        _routes.clear()
 
 
 def resolve(path: str) -> ResolverMatch:

@@ -166,6 +166,7 @@ async def test_path_that_matches_as_it_is_gets_no_slash() -> None:
 
 
 async def test_no_slash_is_appended_with_append_slash_off(settings: Settings) -> None:
+    assert (await first_message("/plain"))["name"] == "plain"
     settings.APPEND_SLASH = False
     assert (await refusal("/plain")).status == 404
 

@@ -36,6 +36,7 @@ from django_ws.server.waiting import waiting_of
 logger = logging.getLogger("uvicorn.error")
 
 PROXY_SECONDS = 20.0  # to wait for the proxy; then it is served without
+CUT_OFF_SECONDS = 2.0  # without its backend, until others are left what comes
 HANDSHAKE_SECONDS = 3.0  # for handshakes that are under way when others take what comes
 
 
@@ -68,12 +69,14 @@ class Supervised(Server):
         self._tunes = tunes
         self._report = report
         self._accepting: Accepting  # since the startup
+        self._connected_at = 0.0  # to all backends, by the event loop's time
         self._collector: garbage.Collector | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup([])  # uvicorn would take whatever comes
         loop, limits = asyncio.get_running_loop(), limits_of(self.config)
         stalls.watch(loop)
+        self._connected_at = loop.time()
         if self._tunes:
             garbage.tune()
             self._collector = garbage.Collector()
@@ -99,12 +102,19 @@ class Supervised(Server):
 
     async def on_tick(self, counter: int) -> bool:
         accepting = self._accepting
-        accepting.can_serve = all_connected()  # otherwise topics cannot be joined
+        accepting.can_serve = not self._is_cut_off()
         accepting.show()
         if self._collector is not None:
             pages = self.server_state.total_requests
             self._collector.look(accepting.count, accepting.accepted, pages)
         return await super().on_tick(counter)
+
+    def _is_cut_off(self) -> bool:
+        """Whether a backend has been away for a while: topics cannot be joined then."""
+        now = asyncio.get_running_loop().time()
+        if all_connected():
+            self._connected_at = now
+        return now - self._connected_at >= CUT_OFF_SECONDS
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._line.tell(Report.LEAVING)

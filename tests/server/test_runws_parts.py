@@ -53,6 +53,7 @@ from django_ws.server.server import Server
 from django_ws.server.supervisor import Supervisor
 from django_ws.server.table import Table
 from django_ws.server.worker import Line, Place, Supervised, run, tell_of_broadcasts
+from tests.asgi_peer import until as until_async
 from tests.e2e.servers import ROOT
 from tests.redis_server import until
 from tests.server.running import APPLICATION, SECONDS, SETTINGS, receive, state
@@ -787,6 +788,34 @@ class TestHandingOver:
         server.hand_over()
         await server._settle()
         assert busy.count <= 0
+
+    async def test_is_cut_off_when_its_backend_is_away_for_a_while(
+        self, server: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(worker, "CUT_OFF_SECONDS", 0.1)
+        connected = True
+        monkeypatch.setattr(worker, "all_connected", lambda: connected)
+        assert not server._is_cut_off()
+        connected = False
+        assert not server._is_cut_off()
+        await until_async(server._is_cut_off)
+        connected = True
+        assert not server._is_cut_off()
+
+    async def test_ends_no_process_but_its_own(
+        self, server: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ended: list[bool] = []
+        monkeypatch.setattr(worker, "bound_the_rest", lambda: ended.append(True))
+
+        async def nothing(*args: Any) -> None: ...
+
+        monkeypatch.setattr(Server, "shutdown", nothing)
+        await server.shutdown()
+        assert ended == []
+        server._line.is_of_process = True
+        await server.shutdown()
+        assert ended == [True]
 
     async def test_waits_for_handshakes_but_not_for_ever(
         self, server: Any, monkeypatch: pytest.MonkeyPatch
