@@ -461,9 +461,10 @@ async def test_a_ping_between_two_messages_of_one_read_is_answered() -> None:
 
 
 async def test_a_protocol_ping_that_is_not_answered_ends_it() -> None:
-    client = await Client(ws_ping_interval=0.01, ws_ping_timeout=0.01).open()
+    client = await Client(ws_ping_interval=0.3, ws_ping_timeout=0.3).open()
+    offered = extension(client)  # until the application has ended
     await until(lambda: client.wire.closing)
-    assert not extension(client)["write_message"]("x")
+    assert not offered["write_message"]("x")
     ping, close = client.frames
     assert ping[0] == 0x89
     assert close[0] == FIN | CLOSE
