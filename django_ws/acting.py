@@ -242,11 +242,16 @@ def act(
     return Elsewhere(_submit(loop, start))
 
 
+def _may_wait() -> int:
+    """Threads, for clients that do not read, as long as they like."""
+    return max(1, conf.get().ws_sync_threads // 4)
+
+
 def _wait_for_client(result: Future[T], seconds: float, is_behind: Callable[[], bool]) -> T:
     global _waiting_for_clients
     with _lock:
         _waiting_for_clients += 1
-        is_crowded = _waiting_for_clients > max(1, conf.get().ws_sync_threads // 4)
+        is_crowded = _waiting_for_clients > _may_wait()
     try:
         if is_crowded and seconds > CROWDED_SECONDS:
             try:

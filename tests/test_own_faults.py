@@ -52,8 +52,10 @@ async def test_a_client_that_does_not_read_makes_no_error_of_a_sync_hook_that_se
     assert "the client reads too slowly" in record.getMessage()
 
 
-async def test_clients_that_do_not_read_do_not_take_all_threads(settings: Settings) -> None:
-    settings.WS_SYNC_THREADS = 4
+async def test_clients_that_do_not_read_do_not_take_all_threads(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acting, "_may_wait", lambda: 1)
     settings.WS_SEND_TIMEOUT = 600.0
 
     class Handler(WebSocketHandler):
@@ -73,8 +75,10 @@ async def test_clients_that_do_not_read_do_not_take_all_threads(settings: Settin
         await until(lambda: slow.texts == ["1", "2"])
 
 
-async def test_who_is_only_kept_waiting_by_the_event_loop_waits_on(settings: Settings) -> None:
-    settings.WS_SYNC_THREADS = 4
+async def test_who_is_only_kept_waiting_by_the_event_loop_waits_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(acting, "_may_wait", lambda: 0)
 
     class Handler(WebSocketHandler):
         def on_message(self, message: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.contrib.auth.models import AnonymousUser, User
 from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
 from django.db import connections, transaction
@@ -41,7 +42,7 @@ class Room(WebSocketHandler):
 
 
 async def in_thread(function: Any, *args: Any, **kwargs: Any) -> Any:
-    return await asyncio.to_thread(function, *args, **kwargs)
+    return await sync_to_async(function)(*args, **kwargs)  # whose thread keeps its connection
 
 
 @pytest.fixture
