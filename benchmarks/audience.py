@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import select
 import socket
 import struct
@@ -27,7 +28,7 @@ def _django_ws(topic: str, text: str) -> tuple[bytes, bytes]:
 
     # The number of a call has eight bytes, as the number in the text has: both are replaced.
     number = int.from_bytes(b"%d" % _FIRST)
-    head = HEAD.pack(MESSAGE, b"the load", number, number)
+    head = HEAD.pack(MESSAGE, os.urandom(8), number, number)
     return channel_of(site_of(DEFAULT_PREFIX), topic), head + seal(json.loads(text))
 
 
