@@ -216,7 +216,7 @@ async def test_sync_work_that_holds_up_the_connections_own_hooks_is_named(
 
     async with client(Handler) as ws:
         await ws.send(1)
-        await until(lambda: caplog.messages)
+        await until(lambda: "further sync work" in caplog.text)
         go_on.set()
         assert await ws.receive() == 1
     [line] = [message for message in caplog.messages if "further sync work" in message]
@@ -226,8 +226,10 @@ async def test_sync_work_that_holds_up_the_connections_own_hooks_is_named(
 
 
 async def test_short_work_that_others_wait_for_is_not_named(
-    short: None, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(sync, "LONG_SECONDS", 1.0)
+
     class Handler(WebSocketHandler):
         async def on_message(self, message: Any) -> None:
             await asyncio.gather(*(sync_to_async(int)("1") for _ in range(50)))
