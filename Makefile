@@ -25,7 +25,7 @@ test: ## Check and test everything, on two Pythons where the machine has them
 	$(BIN)/mypy $(CHECKED)
 	$(BIN)/lint-imports --no-logo
 	rm -f .coverage .coverage.*
-	$(BIN)/python -m pytest -n 3 --dist worksteal --cov
+	$(BIN)/python -m pytest -n 2 --dist worksteal --cov
 	scripts/test-other-python
 
 bench: ## Measure speed and memory beside other frameworks
