@@ -7,6 +7,7 @@ are shortened in all but the tests marked ``faults``.
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -38,7 +39,7 @@ def is_master(server: RedisServer) -> bool:
     return bool(server.ask("ROLE")[0] == b"master")
 
 
-class Split:
+class Split(ABC):
     """The old master stays a master, and is cut off from whoever names the masters; the other one
     is put in its place.
     """
@@ -46,11 +47,11 @@ class Split:
     def __init__(self, old: RedisServer, new: RedisServer, ledger: Ledger) -> None:
         self.old, self.new, self.ledger = old, new, ledger
 
-    def cut(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def cut(self) -> None: ...
 
-    def has_moved(self) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def has_moved(self) -> bool: ...
 
 
 class SentinelSplit(Split):

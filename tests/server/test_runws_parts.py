@@ -526,39 +526,35 @@ class TestProcesses:
                 child.close()
         assert not folder.exists()
 
-    def test_end_at_once_whatever_their_threads_do(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize(
+        ("order", "graceful_timeout", "exit_code"),
+        [(Order.STOP_AT_ONCE, 600, 128 + signal.SIGTERM), (Order.STOP, 2, 0)],
+        ids=["at once", "in time"],
+    )
+    def test_end_whatever_their_threads_do(
+        self,
+        order: Order,
+        graceful_timeout: float,
+        exit_code: int,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
         """Without a parent that would kill them."""
         monkeypatch.setenv("DJANGO_SETTINGS_MODULE", SETTINGS)
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            site = Site(APPLICATION, Options(graceful_timeout=600))
+            site = Site(APPLICATION, Options(graceful_timeout=graceful_timeout))
             child = Child("worker", run, site, place(listener))
             url = f"ws://127.0.0.1:{listener.getsockname()[1]}/sleeps/"
             with connect(url, open_timeout=SECONDS) as client:
                 receive(client)
                 client.send("0")
                 assert receive(client) == "asleep"
-                child.tell(Order.STOP_AT_ONCE)
-                child.process.join(SECONDS)
-        assert child.process.exitcode == 128 + signal.SIGTERM
-        child.close()
-
-    def test_end_in_time_whatever_their_threads_do(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("DJANGO_SETTINGS_MODULE", SETTINGS)
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            site = Site(APPLICATION, Options(graceful_timeout=2))
-            child = Child("worker", run, site, place(listener))
-            url = f"ws://127.0.0.1:{listener.getsockname()[1]}/sleeps/"
-            with connect(url, open_timeout=SECONDS) as client:
-                receive(client)
-                client.send("0")
-                assert receive(client) == "asleep"
-                child.tell(Order.STOP)
+                child.tell(order)
                 with pytest.raises(ConnectionClosed) as closed:
                     receive(client)
                 child.process.join(SECONDS)
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1012
-        assert child.process.exitcode == 0
+        assert child.process.exitcode == exit_code
         child.close()
 
     def test_no_order_gives_a_worker_more_time(self) -> None:
