@@ -259,6 +259,7 @@ def _wait_for_client(result: Future[T], seconds: float, is_behind: Callable[[], 
             except TimeoutError:
                 if is_behind():
                     raise SendTimeout("send", CROWDED_SECONDS) from None
+                seconds -= CROWDED_SECONDS
         return result.result(seconds)
     finally:
         del result  # as in ``Failed``

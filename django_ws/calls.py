@@ -288,10 +288,14 @@ def _rejection_of(error: BaseException) -> Reject | None:
             return Reject(403)
         case Http404():
             return Reject(404)
-        case SuspiciousOperation() | BadRequest() | InvalidMessage():
-            return Reject(400, HTTPStatus(400).phrase)
-        case InvalidTopic() | TooManyTopics():  # what a client has typed, as a rule
-            return Reject(400, HTTPStatus(400).phrase)
+        case (
+            SuspiciousOperation()
+            | BadRequest()
+            | InvalidMessage()
+            | InvalidTopic()
+            | TooManyTopics()
+        ):
+            return Reject(400, HTTPStatus(400).phrase)  # topics: as a rule a client chose them
         case _:
             return None
 
