@@ -8,6 +8,7 @@ loop it returns an awaitable for that loop.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Generator, Sequence
@@ -21,8 +22,7 @@ from django_ws.exceptions import ConnectionClosed, SendTimeout
 T = TypeVar("T")
 
 
-# What Python says in its errors of what is no coroutine, ``asyncio.create_task(self.send(...))``
-# above all.
+# Python quotes it in the error of ``asyncio.create_task(self.send(...))``, which takes coroutines.
 SHOWN = "<an action of the connection, which has started: it needs no task>"
 
 
@@ -219,8 +219,8 @@ def act(
     ``start`` is called once, in the loop. In a thread without an event loop this blocks until
     the action is over, at most ``WS_SEND_TIMEOUT``, and raises ``SendTimeout`` (the action goes
     on) after that, or whatever the action raised. ``is_behind``: whether it waits for a client
-    that does not read. Such clients keep a quarter of ``WS_SYNC_THREADS`` waiting for so long;
-    where there are more, each of them half a second.
+    that does not read. At most a quarter of ``WS_SYNC_THREADS`` wait so long for such clients;
+    further threads wait half a second.
     """
     try:
         running = asyncio.get_running_loop()
@@ -230,7 +230,7 @@ def act(
         try:
             if is_behind is None:
                 return Done(result.result(seconds))
-            return Done(_wait_for_client(result, seconds, is_behind))
+            return Done(_wait_for_client(result, name, seconds, is_behind))
         except SendTimeout:
             raise
         except TimeoutError:
@@ -247,7 +247,9 @@ def _may_wait() -> int:
     return max(1, conf.get().ws_sync_threads // 4)
 
 
-def _wait_for_client(result: Future[T], seconds: float, is_behind: Callable[[], bool]) -> T:
+def _wait_for_client(
+    result: Future[T], name: str, seconds: float, is_behind: Callable[[], bool]
+) -> T:
     global _waiting_for_clients
     with _lock:
         _waiting_for_clients += 1
@@ -258,13 +260,22 @@ def _wait_for_client(result: Future[T], seconds: float, is_behind: Callable[[], 
                 return result.result(CROWDED_SECONDS)
             except TimeoutError:
                 if is_behind():
-                    raise SendTimeout("send", CROWDED_SECONDS) from None
+                    raise SendTimeout(name, CROWDED_SECONDS) from None
                 seconds -= CROWDED_SECONDS
         return result.result(seconds)
     finally:
         del result  # as in ``Failed``
         with _lock:
             _waiting_for_clients -= 1
+
+
+def _after_fork() -> None:
+    global _lock, _waiting_for_clients
+    _lock, _waiting_for_clients = threading.Lock(), 0  # threads may have held it, and waited
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows knows no fork
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _submit(loop: asyncio.AbstractEventLoop, start: Callable[[], Awaitable[T]]) -> Future[T]:

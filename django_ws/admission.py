@@ -14,7 +14,6 @@ from weakref import WeakKeyDictionary
 
 from django_ws import conf
 from django_ws.connection import CONNECTING, Connection
-from django_ws.retry import retry_after
 from django_ws.throttled_log import ThrottledLog
 
 logger = logging.getLogger("django.ws.request")
@@ -25,9 +24,8 @@ _turned_away = ThrottledLog(logger, logging.WARNING, "handshakes refused for WS_
 
 
 def turn_away(connection: Connection) -> None:
-    """Answer a handshake with 503 and a ``Retry-After`` of 1 to 10 seconds."""
-    headers = [("Retry-After", str(retry_after()))]
-    connection.refuse(503, HTTPStatus.SERVICE_UNAVAILABLE.phrase, headers)
+    """Answer a handshake with 503."""
+    connection.refuse(503, HTTPStatus.SERVICE_UNAVAILABLE.phrase)
 
 
 class Gate:

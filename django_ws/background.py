@@ -12,7 +12,7 @@ from typing import Any
 
 from django_ws.calls import Calls, Handler
 from django_ws.connection import Connection
-from django_ws.exceptions import ConnectionClosed, MessageDropped
+from django_ws.exceptions import BroadcastError, ConnectionClosed, MessageDropped
 from django_ws.sync import is_own_sync_work
 from django_ws.tasks import StartedTask, TaskCallback, TaskFunction, Tasks
 
@@ -89,13 +89,18 @@ class Background:
             error, MessageDropped
         ):
             error = None
+        elif self._calls.is_slow_client(error):
+            self._connection.overflowed()
+            error = None
         if error is not None:
             self.start(self._failed(task_id, error), f"on_task_error of {task_id!r}")
         if callback is not None:
             self.start(self._call_back(task_id, callback, task), f"callback of {task_id!r}")
 
     async def _failed(self, task_id: str, error: BaseException) -> None:
-        if not isinstance(error, asyncio.CancelledError):
+        if isinstance(error, BroadcastError):
+            self._calls.tell_not_broadcast(f"task {task_id!r}", error)
+        elif not isinstance(error, asyncio.CancelledError):
             await self._calls.report(f"task {task_id!r}", error)
         try:
             result = self._handler.on_task_error(error)

@@ -189,11 +189,12 @@ class Calls:
             raise error  # any other is the hook's own affair: something it awaited was cancelled
         # Nothing that happens to a message is an answer to the handshake.
         is_answered = connection.state is not CONNECTING
-        if is_answered and isinstance(error, ConnectionClosed) and connection.gone:
+        is_of_close = isinstance(error, ConnectionClosed | SendTimeout) and connection.gone
+        if is_answered and is_of_close:
             logger.debug("WebSocket %s: %s ended by the close", connection.path, place)
         elif is_answered and isinstance(error, MessageDropped):  # counted and warned of already
             logger.debug("WebSocket %s: %s ended by an overflow", connection.path, place)
-        elif connection.state is OPEN and isinstance(error, SendTimeout) and connection.is_behind:
+        elif self.is_slow_client(error):
             connection.overflowed()
         elif isinstance(error, BroadcastError):
             await self._not_broadcast(place, error)
@@ -215,16 +216,25 @@ class Calls:
             elif connection.state is OPEN:
                 connection.close(CloseCode.INTERNAL_ERROR, debug_reason(error))
 
-    async def _not_broadcast(self, place: str, error: BroadcastError) -> None:
-        """The backend is away: told as such, and not with a report for each message."""
+    def is_slow_client(self, error: BaseException | None) -> bool:
+        """Whether it is a time-out of this connection's own client, which does not read."""
         connection = self._connection
+        return isinstance(error, SendTimeout) and connection.state is OPEN and connection.is_behind
+
+    def tell_not_broadcast(self, place: str, error: BroadcastError) -> None:
+        """The backend is away: told as such, and not with a report for each message."""
+        path = self._connection.path
         _not_broadcast.log(
-            (connection.path, place, error.server),
-            "WebSocket %s: %s (in %s). Catch BroadcastError where the connection is to stay open.",
-            connection.path,
+            (path, place, error.server),
+            "WebSocket %s: %s (in %s). Catch BroadcastError where the code is to go on without it.",
+            path,
             printable(str(error)),
             place,
         )
+
+    async def _not_broadcast(self, place: str, error: BroadcastError) -> None:
+        connection = self._connection
+        self.tell_not_broadcast(place, error)
         if place not in _WITHOUT_ON_ERROR:
             await self.call("on_error", error)
         if connection.state is CONNECTING:

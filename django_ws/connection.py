@@ -114,13 +114,17 @@ class Connection:
 
         Servers without the extension ``websocket.http.response`` answer 403 whatever the status.
         With ``refuse_after_accept`` the socket is accepted and closed: with the code and the
-        reason of ``close``, by default 4000 + status and the body.
+        reason of ``close``, by default 4000 + status and the body. With 503 the client is told
+        when to come back.
         """
         if self.state is REFUSED:
             return self._closing
         if self.state is not CONNECTING:
             raise StateError("reject() after the accept: use close(code, reason) instead")
         content = body.encode("utf-8", "replace")
+        headers = list(headers)
+        if status == 503 and not any(name.lower() == "retry-after" for name, _ in headers):
+            headers.append(("Retry-After", str(retry_after())))
         start: Event = {
             "type": "websocket.http.response.start",
             "status": status,
@@ -371,15 +375,18 @@ class Connection:
                 f"close({code}): not a code that may be sent. Use 1000 to 1014 (but 1004 to "
                 "1006), or 3000 to 4999 for codes of your own."
             )
-        return act(self.loop, "close", lambda: self._close(int(code), reason))
+        return act(
+            self.loop,
+            "close",
+            lambda: self._close(int(code), reason),
+            lambda: self.is_behind,
+        )
 
     def _close(self, code: int, reason: str) -> Awaitable[None]:
         if self.is_unanswered:
             self.state = CONNECTING
         if self.state is CONNECTING:
-            status = status_of(code)
-            headers = [("Retry-After", str(retry_after()))] if status == 503 else []
-            return self.refuse(status, reason, headers, close=(code, reason))
+            return self.refuse(status_of(code), reason, close=(code, reason))
         if self.state is OPEN or self.state is HANDED_OVER:
             self._closing = self._put_close(code, reason)
             self._ended(CLOSED, code, reason)

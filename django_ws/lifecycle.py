@@ -189,7 +189,7 @@ class Life(FirstMessage):
             if "on_open" in handler._hooks.overridden:
                 await calls.call("on_open")
             self._is_started = True
-            if handler._hooks.takes_turns:
+            if handler._hooks.takes_turns and not handler.concurrent_broadcasts:
                 calls.take_turns(is_locked=False)
             if self._subscriptions is not None:
                 self._subscriptions.release()

@@ -18,7 +18,6 @@ from django_ws.connection import Connection
 from django_ws.printable import printable
 from django_ws.pubsub.topics import user_topic
 from django_ws.request import WebSocketRequest
-from django_ws.retry import retry_after
 from django_ws.throttled_log import ThrottledLog
 
 logger = logging.getLogger("django.ws.request")
@@ -50,8 +49,7 @@ class Limits:
         if limit is None or self._count < limit:
             return False
         self._warn("WS_MAX_CONNECTIONS", limit, connection, request, 503, "this process")
-        headers = [("Retry-After", str(retry_after()))]
-        connection.refuse(503, HTTPStatus.SERVICE_UNAVAILABLE.phrase, headers)
+        connection.refuse(503, HTTPStatus.SERVICE_UNAVAILABLE.phrase)
         return True
 
     def enter(self) -> None:

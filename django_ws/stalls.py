@@ -101,6 +101,7 @@ class StallWatch:
             try:
                 self._loop.call_soon_threadsafe(self._answer)
             except RuntimeError:  # the loop was closed without a word
+                _watches.pop(self._loop, None)  # it refers to its own key
                 return
             asked += 1
             signs.asked(now)

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context, ContextVar, copy_context
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary, WeakMethod, WeakSet
 
@@ -132,23 +133,30 @@ def _make_pristine(connection: Any) -> None:
     attributes.update(at_first | known)
 
 
+Around = WeakMethod[Callable[[], AbstractContextManager[Any] | None]]
+
+
 def run_unit(
-    around: AbstractContextManager[Any], function: Callable[P, R], *args: P.args, **kwargs: P.kwargs
+    around: Around | None, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs
 ) -> R:
     """Run one unit of work in this thread, with its database connections checked around it."""
     clean_databases()
     try:
-        with around:
+        return _run_within(around, function, *args, **kwargs)
+    finally:
+        clean_databases()
+
+
+def _run_within(
+    around: Around | None, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs
+) -> R:
+    try:
+        with _unit_of_work(around):
             return function(*args, **kwargs)
     except StopIteration as error:
         # A future cannot carry one: who waits would wait for ever. Coroutines turn it into a
         # RuntimeError as well (PEP 479).
         raise RuntimeError("the sync code raised StopIteration") from error
-    finally:
-        clean_databases()
-
-
-Around = WeakMethod[Callable[[], AbstractContextManager[Any] | None]]
 
 
 class InOrder(Executor):
@@ -161,13 +169,14 @@ class InOrder(Executor):
         self._waiting: deque[tuple[Future[Any], Callable[..., Any], Callable[[], Any]]] = deque()
         self._runner: object | None = None  # of what waits: one at a time
         self._current: Callable[..., Any] | None = None  # what runs now
+        self._begun = 0  # calls, in all
         self._is_watched = False  # a timer looks soon whether it still runs
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         future: Future[R] = Future()
 
         def call() -> R:
-            return run_unit(_unit_of_work(self._around), fn, *args, **kwargs)
+            return run_unit(self._around, fn, *args, **kwargs)
 
         with self._lock:
             self._waiting.append((future, fn, call))
@@ -200,16 +209,18 @@ class InOrder(Executor):
         except RuntimeError:  # submitted by a thread
             self._is_watched = False
         else:
-            loop.call_later(LONG_SECONDS, self._look, self._current, context=Context())
+            loop.call_later(LONG_SECONDS, self._look, self._begun, context=Context())
 
-    def _look(self, before: Callable[..., Any] | None) -> None:
+    def _look(self, begun: int) -> None:
+        """``begun``: how many calls had begun at the last look."""
         with self._lock:
-            current, waiting = self._current, len(self._waiting)
+            current = self._current if begun == self._begun else None
+            waiting = len(self._waiting)
             self._is_watched = waiting > 0
         if not waiting:
             return
         self._watch()
-        if current is not None and current is before:
+        if current is not None:
             name = _name_of(current)
             _blocking.log(
                 (self._path, name),
@@ -227,6 +238,7 @@ class InOrder(Executor):
             if self._runner is not runner:  # it was refused, and is called all the same
                 return
             future, self._current, call = self._waiting.popleft()
+            self._begun += 1
         waited = time.monotonic() - submitted_at
         if waited >= LONG_SECONDS:
             _busy.log(
@@ -306,7 +318,9 @@ class _ByConnection(Executor):
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         everything = _everything.get()
         if everything is not None:
-            return everything.submit(fn, *args, **kwargs)
+            own = _work.get(None)  # None in an application that has no connection of ours
+            around = own.around if own is not None else None
+            return everything.submit(partial(_run_within, around, fn, *args, **kwargs))
         work = _work.get()
         if work.executor is None:
             work.executor = InOrder(work.path, work.around)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.core.exceptions import SynchronousOnlyOperation
 from django.core.signals import got_request_exception
 from pytest_django import Settings
@@ -142,7 +144,7 @@ async def test_a_backend_that_is_away_closes_with_1013_and_reports_nothing(
     assert (line.levelname, line.exc_info) == ("ERROR", None)
     assert line.getMessage() == (
         "WebSocket /ws/: publish failed at fickle: it is down (in on_message). Catch "
-        "BroadcastError where the connection is to stay open."
+        "BroadcastError where the code is to go on without it."
     )
 
 
@@ -212,3 +214,76 @@ async def test_a_dropped_message_ends_no_sleep_loop_and_is_no_error_of_a_task(
 async def test_broadcast_on_commit_in_async_code_names_the_cure() -> None:
     with pytest.raises(SynchronousOnlyOperation, match=r"await sync_to_async\(function\)\(\)"):
         broadcast_on_commit("room", 1)
+
+
+async def test_a_close_of_a_client_that_does_not_read_takes_no_thread_for_long(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, reported: list[Any]
+) -> None:
+    monkeypatch.setattr(acting, "_may_wait", lambda: 0)
+    settings.WS_SEND_TIMEOUT = 600.0
+    gone_on = threading.Event()
+
+    class Handler(WebSocketHandler):
+        def on_message(self, message: Any) -> None:
+            try:
+                self.close()
+            finally:
+                gone_on.set()
+
+    async with Peer(Handler) as peer:
+        peer.block()
+        peer.handler.send("in flight")
+        peer.say("1")
+        assert await asyncio.to_thread(gone_on.wait, 20)
+        peer.unblock()
+        await peer.ended()
+    assert reported == []
+
+
+async def test_a_task_whose_client_does_not_read_ends_the_connection(
+    settings: Settings, reported: list[Any]
+) -> None:
+    settings.WS_SEND_TIMEOUT = 0.05
+    async with Peer(WebSocketHandler) as peer:
+        peer.block()
+        peer.handler.send("in flight")
+        peer.handler.start_task("sends", sync_to_async(peer.handler.send), args=["2"])
+        await peer.ended()
+        assert peer.handler.close_code == 1013
+    assert reported == []
+
+
+async def test_a_task_whose_broadcast_fails_is_told_in_one_line(
+    fickle: type[FickleBackend],  # noqa: F811
+    reported: list[Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    errors: list[BaseException] = []
+
+    class Handler(WebSocketHandler):
+        def on_task_error(self, error: BaseException) -> None:
+            errors.append(error)
+
+    fickle.is_down = True
+    async with Peer(Handler) as peer:
+
+        async def tells() -> None:
+            await peer.handler.broadcast("room", 1)
+
+        for number in range(3):
+            peer.handler.start_task(f"task {number}", tells)
+        await until(lambda: len(errors) == 3)
+        assert peer.handler.connected
+    assert {type(error) for error in errors} == {BroadcastError}
+    assert reported == []
+    lines = [record for record in caplog.records if record.name == "django.ws.request"]
+    assert [line.exc_info for line in lines] == [None] * 3
+
+
+def test_a_forked_child_counts_its_own_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acting, "_lock", threading.Lock())
+    monkeypatch.setattr(acting, "_waiting_for_clients", 5)
+    acting._lock.acquire()
+    acting._after_fork()
+    assert not acting._lock.locked()
+    assert acting._waiting_for_clients == 0

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +91,7 @@ async def test_a_package_is_named_where_none_of_the_sites_code_runs(
 
 
 async def test_a_process_that_has_too_much_to_do_is_told_of(told: Told) -> None:
-    asyncio.get_running_loop().call_soon(run_unit, nullcontext(), told.event.wait, 30)
+    asyncio.get_running_loop().call_soon(run_unit, None, told.event.wait, 30)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert "none of your code runs in it" in told.line

@@ -150,3 +150,16 @@ def test_many_secrets_and_a_long_message_take_bounded_work(
     shown = variables_of(cookies, "a" * 1_000_000)["message"]
     assert repr(shown) == "'" + "a" * 4095
     assert max(looked_at) <= LOOKED_AT
+
+
+@pytest.mark.parametrize("name", ["x-api-key", "x-access-token"])
+def test_a_token_in_a_header_of_another_name_is_hidden(name: str) -> None:
+    scope: Any = {"headers": [(name.encode(), b"Bearer abcdefgh")], "query_string": b""}
+    hiding = report_filter(scope, {})
+
+    def hook(message: str, harmless: str) -> Any:
+        return inspect.currentframe()
+
+    shown = dict(hiding.get_traceback_frame_variables(None, hook("it is abcdefgh", "Bearer")))
+    assert shown["message"] == SafeExceptionReporterFilter.cleansed_substitute
+    assert shown["harmless"] == "Bearer"

@@ -2,6 +2,8 @@
 
 import asyncio
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -66,6 +68,24 @@ class RoomHandler(WebSocketHandler):
     async def on_message(self, message: Any) -> None:
         await asyncio.sleep(0.05)  # when the test waits for another client
         await self.broadcast("room", [message, await User.objects.acount()])
+
+
+entered: list[str] = []
+
+
+class SurroundedHandler(WebSocketHandler):
+    def unit_of_work(self) -> Any:
+        @contextmanager
+        def surround() -> Iterator[None]:
+            entered.append(threading.current_thread().name)
+            yield
+
+        return surround()
+
+    def on_message(self, message: Any) -> None:
+        if message == "stop":
+            next(iter(()))
+        self.send(len(entered))
 
 
 class ClosingHandler(WebSocketHandler):
@@ -157,6 +177,7 @@ urlpatterns = [
     path("count/", CountHandler),
     path("closing/", ClosingHandler),
     path("room/", RoomHandler),
+    path("surrounded/", SurroundedHandler),
     path("rejecting/", RejectingHandler),
     path("raising/", RaisingHandler),
     path("task/", TaskHandler),
@@ -448,6 +469,18 @@ def receive_list(client: Any) -> list[Any]:
     while not isinstance(message := client.receive(), list):
         pass
     return message
+
+
+def test_units_of_work_are_surrounded_in_sync_tests_too() -> None:
+    entered.clear()
+    with WebSocketClient("/surrounded/") as ws:
+        ws.send(1)
+        assert ws.receive() == 1
+        ws.send("stop")
+        assert ws.wait_closed() == 1011
+        assert isinstance(ws.error, RuntimeError)
+    assert len(entered) >= 2
+    assert {*entered} == {threading.current_thread().name}
 
 
 def test_close_of_the_server_is_seen_by_a_sync_client() -> None:
