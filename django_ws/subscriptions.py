@@ -243,6 +243,13 @@ class TopicMember:
         self.stands_for = subscriptions
         self.function: TopicHandler | None = function  # None: it was joined again without one
 
+    def __eq__(self, other: object) -> bool:
+        """As its connection: a broadcast under way may have either for the other."""
+        return getattr(other, "stands_for", None) is self.stands_for
+
+    def __hash__(self) -> int:
+        return hash(self.stands_for)
+
     def is_called(self, names: Container[str]) -> bool:
         return self.stands_for.is_called(names)
 

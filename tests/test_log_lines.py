@@ -549,9 +549,9 @@ async def _(it: Floods) -> None:
 
 @floods("subscriptions that were not confirmed")
 async def _(it: Floods) -> None:
-    it.monkeypatch.setattr("django_ws.pubsub.rooms.SUBSCRIBE_SECONDS", 0.001)
     async with Peer(WebSocketHandler) as peer:
         await peer.handler.subscribe("first")
+        it.monkeypatch.setattr("django_ws.pubsub.rooms.SUBSCRIBE_SECONDS", 0.001)
         hub = running_hub("default")
         assert hub is not None
 

@@ -12,7 +12,7 @@ from django_ws.pubsub.lane import Call, Lane, Message, Part
 from django_ws.pubsub.losses import Losses
 
 MAX_WAITING_BYTES = 64 * 1024 * 1024  # one message always fits
-MESSAGE_BYTES = 600  # what a waiting message takes beside its data, roughly
+MESSAGE_BYTES = 700  # what a waiting message takes beside its data, roughly
 EXPIRY_SECONDS = 0.02  # at least, between two looks for what is too late
 MAX_LANES = 64  # that are kept while nothing waits in them
 

@@ -24,7 +24,7 @@ SUBSCRIBE_SECONDS = PUBLISH_SECONDS
 TOGETHER_SECONDS = 0.5  # then each topic is asked for by itself
 AGAIN_SECONDS = 0.1  # before a backend that refused is asked again
 GRACE_SECONDS = 1.0  # a page that reloads leaves its topics and joins them again at once
-LOOK_SECONDS = 0.02  # at least, between two looks for whose time is up
+LOOK_SECONDS = 0.02  # the shortest timer: times that end together are handled together
 AT_ONCE = 500  # topics, at most, that the backend is asked for, or given back, in one go
 MAX_LEFT = 1000  # topics without a subscriber that are kept for the grace
 

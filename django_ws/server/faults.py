@@ -14,12 +14,14 @@ _faults = ThrottledLog(logger, logging.ERROR, "connections aborted for a fault o
 
 def abort_faulty(connection: Any, done: str, error: Exception) -> None:
     """For what is done with many connections, one after the other, when one has raised."""
+    transport = getattr(connection, "transport", None)  # one that begins TLS has none yet
     _faults.log(
         (done, type(error).__name__),
         "A connection could not be %s, and is aborted (%s, %s)",
         done,
         type(connection).__name__,
-        type(connection.transport).__name__,
+        type(transport).__name__,
         exc_info=error,
     )
-    connection.transport.abort()
+    if transport is not None:
+        transport.abort()

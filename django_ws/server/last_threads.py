@@ -8,10 +8,9 @@ import sys
 import threading
 import time
 
-from django_ws.counted import counted
 from django_ws.stalls import place_in
 
-logger = logging.getLogger("uvicorn.error")
+logger = logging.getLogger("django.ws")  # uvicorn's cuts text at "?", and a place is code
 
 LAST_SECONDS = 5.0  # for hooks that still run in threads, and for what runs at the exit
 
@@ -30,10 +29,10 @@ def _end() -> None:
         if (frame := frames.get(thread.ident or 0)) and (place := place_in(frame))
     ]
     logger.warning(
-        "Worker %d ends now, with %s: %s",
+        "Worker %d ends now, %g s after its server. What still runs: %s",
         os.getpid(),
-        counted(len(places), "thread that still runs", "threads that still run"),
-        "; ".join(places) or "none of your code in any of them",
+        LAST_SECONDS,
+        "; ".join(places) or "none of your code",
     )
     logging.shutdown()
     os._exit(0)

@@ -45,7 +45,7 @@ class BroadcastProxy:
         self._folder: Path | None = None
         self._seconds = seconds_after_parent
         self._is_asked_for = self._is_ready = self._has_folder = False
-        self._files: list[str] = []  # in the folder, since it is ready
+        self._files: set[str] = set()  # in the folder, since it is ready
         self._waiting: list[Child] = []
         self._pauses = Pauses()
 
@@ -73,7 +73,7 @@ class BroadcastProxy:
             for _ in self.child.reports():
                 self._is_ready = True
                 self._files = _files_in(self._chosen_folder())
-            if self._is_ready and _files_in(self._chosen_folder()) != self._files:
+            if self._is_ready and not self._files <= _files_in(self._chosen_folder()):
                 logger.error(
                     "The files of the proxy for broadcasts in %s are gone: nobody reaches it any "
                     "more",
@@ -133,10 +133,10 @@ class BroadcastProxy:
             shutil.rmtree(self._chosen_folder(), ignore_errors=True)
 
 
-def _files_in(folder: Path) -> list[str]:
+def _files_in(folder: Path) -> set[str]:
     with suppress(OSError):
-        return sorted(each.name for each in folder.iterdir())
-    return []
+        return {each.name for each in folder.iterdir()}
+    return set()
 
 
 def _check_owner(folder: Path) -> None:

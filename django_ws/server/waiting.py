@@ -96,7 +96,7 @@ class Waiting:
         self._end_late(Phase.HEAD, self._limits.header_timeout)
         self._end_late(Phase.BODY, BODY_AT_THE_END_SECONDS if self._is_ending else BODY_SECONDS)
         self._make_room()
-        if len(self):
+        if len(self) and self._timer is None:  # ``note`` may have started it
             self._start()
 
     def _end_late(self, phase: Phase, seconds: float) -> None:
@@ -123,7 +123,10 @@ class Waiting:
             while too_many > 0 and (connection := self._oldest(phase)) is not None:
                 too_many -= 1
                 self.note(connection, None)
-                connection.drop()
+                try:
+                    connection.drop()
+                except Exception as error:  # it happens in the turn of another one
+                    abort_faulty(connection, "dropped", error)
                 _drops.log(
                     None,
                     "More than %d connections wait for their client's request: the oldest are "

@@ -118,9 +118,11 @@ class Supervised(Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._line.tell(Report.LEAVING)
-        await super().shutdown(sockets)
-        if self._line.is_of_process:
-            bound_the_rest()
+        try:
+            await super().shutdown(sockets)
+        finally:
+            if self._line.is_of_process:
+                bound_the_rest()
 
     async def _settle(self) -> None:
         await super()._settle()

@@ -460,6 +460,30 @@ async def test_a_large_room_leaves_the_loop_its_turns(monkeypatch: pytest.Monkey
             await ws.__aexit__(None, None, None)
 
 
+async def test_who_changes_its_handler_while_a_broadcast_is_under_way_gets_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("django_ws.pubsub.turns.TURN_SECONDS", 0.0)
+
+    class Room(WebSocketHandler):
+        topics = ("room",)
+
+        async def on_topic(self, topic: str, message: Any) -> None:
+            await self.send([topic, message])
+
+    async with client(Room) as first, AsyncExitStack() as stack:
+        others = [await stack.enter_async_context(WebSocketClient(PATH)) for _ in range(40)]
+        last: Any = the_handler()
+        await abroadcast("room", 1)
+        await first.receive()
+        await last.subscribe("room", last.on_topic)  # before its slice
+        assert [await ws.receive() for ws in others[:-1]] == [1] * 39
+        assert await others[-1].receive() in (1, ["room", 1])
+        await others[-1].receive_nothing()
+        await abroadcast("room", 2)
+        assert await others[-1].receive() == ["room", 2]
+
+
 async def test_a_large_room_is_served_to_the_last() -> None:
     class Room(WebSocketHandler):
         topics = ("room",)
@@ -584,7 +608,7 @@ async def test_a_topic_is_asked_for_once_and_given_back_after_the_last_has_left(
         assert sorted(backend.asked) == ["\0control", own, "hall", "room"]
         assert backend.given_back == []
         await handler.unsubscribe(["room", "hall"])
-        await until(lambda: backend.given_back)
+        await until(lambda: len(backend.given_back) == 2)
         assert sorted(backend.given_back) == ["hall", "room"]
 
 

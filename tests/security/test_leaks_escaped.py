@@ -152,6 +152,17 @@ def test_many_secrets_and_a_long_message_take_bounded_work(
     assert max(looked_at) <= LOOKED_AT
 
 
+def test_the_key_of_the_handshake_is_no_secret() -> None:
+    scope: Any = {"headers": [(b"sec-websocket-key", b"abcdefgh")], "query_string": b""}
+    hiding = report_filter(scope, {})
+
+    def hook(message: str) -> Any:
+        return inspect.currentframe()
+
+    shown = dict(hiding.get_traceback_frame_variables(None, hook("it is abcdefgh")))
+    assert shown["message"] == "it is abcdefgh"
+
+
 @pytest.mark.parametrize("name", ["x-api-key", "x-access-token"])
 def test_a_token_in_a_header_of_another_name_is_hidden(name: str) -> None:
     scope: Any = {"headers": [(name.encode(), b"Bearer abcdefgh")], "query_string": b""}

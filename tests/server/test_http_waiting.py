@@ -381,6 +381,53 @@ async def test_one_that_cannot_be_ended_is_aborted_and_the_others_are_ended(
     assert told(caplog) == ["A connection could not be ended in time, and is aborted (Fake, Fake)"]
 
 
+async def test_one_that_is_held_back_costs_no_second_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop: Any = asyncio.get_running_loop()
+    of_server = Waiting(loop, Limits(header_timeout=0.04))
+    fake = Fake()
+    fake.is_held_back = True
+    of_server.note(fake, Phase.HEAD)
+    looks = 0
+    look = Waiting.look
+
+    def counted(self: Waiting) -> None:
+        nonlocal looks
+        looks += 1
+        look(self)
+
+    monkeypatch.setattr(Waiting, "look", counted)
+    await until(lambda: looks > 20)  # it was late several times
+    assert sum("_look(" in repr(timer) for timer in loop._scheduled) == 1
+    of_server.note(fake, None)
+
+
+@pytest.mark.parametrize("has_transport", [True, False], ids=["open", "beginning TLS"])
+def test_one_that_cannot_be_dropped_harms_nobody(
+    has_transport: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("django_ws.server.waiting.YOUNG_SECONDS", 0.0)
+
+    class Broken(Fake):
+        def drop(self) -> None:
+            raise LookupError("a fault")
+
+    async def main() -> None:
+        of_server = Waiting(asyncio.get_running_loop(), Limits(max_waiting=1))
+        broken, other = Broken(), Fake()
+        if not has_transport:
+            del broken.transport
+        of_server.note(broken, Phase.HEAD)
+        of_server.note(other, Phase.HEAD)
+        assert len(of_server) == 1
+        assert broken.is_aborted is has_transport
+        of_server.note(other, None)
+
+    asyncio.run(main())
+    kind = "Broken" if has_transport else "NoneType"
+    assert f"A connection could not be dropped, and is aborted (Broken, {kind})" in caplog.text
+    assert "More than 1 connections wait" in caplog.text
+
+
 async def test_the_timer_keeps_nothing_of_a_server_that_has_gone() -> None:
     loop = asyncio.get_running_loop()
     of_server = Waiting(loop, Limits(header_timeout=0.01))

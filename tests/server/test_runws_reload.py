@@ -116,7 +116,7 @@ def test_a_changed_file_starts_the_worker_anew(tmp_path: Path) -> None:
         site.write(version(2))
         until(lambda: site.page()["version"] == 2, "the new version", SECONDS)
         assert "bare.py" in site.server.printed
-        assert len(site.server.ready) == 1
+        site.server.wait_for_workers(1)
 
 
 def test_a_worker_that_is_killed_is_replaced_and_told(tmp_path: Path) -> None:

@@ -89,12 +89,12 @@ class ClusterPublisher(SyncPublisher):
         self._start_afresh()
 
     def _start_afresh(self) -> None:
-        self._pid = os.getpid()
         self._nodes = Nodes(self.location, self.options)
         self._sender = Sender()
         self._ways: dict[Node, _Way] = {}
         self._lock = threading.Lock()  # for the ways
         self._asking = threading.Lock()  # one thread asks for the slots, the others wait for it
+        self._pid = os.getpid()  # last: until then every thread starts afresh
 
     def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
         if self._pid != os.getpid():  # a lock may have been held in the parent as it forked

@@ -271,15 +271,17 @@ class ZeroMQBackend(Backend):
     async def publish_many(self, messages: Sequence[tuple[str, bytes]]) -> None:
         if not messages:
             return
-        began = time.monotonic()
+        began, seconds = time.monotonic(), self._seconds
         try:
             if self._breaker.admit():
-                await self._hand_over([], Breaker.PROBE_SECONDS)
+                seconds = Breaker.PROBE_SECONDS
+                await self._hand_over([], seconds)
+                seconds = self._seconds
             with self._sender.call() as head:
                 publications = publications_of(self.prefix, head, messages)
                 await self._hand_over(publications, self._seconds)
         except TimeoutError as error:
-            failed = not_taken(self.location, self._seconds)
+            failed = not_taken(self.location, seconds)
             self._breaker.open(failed.reason, error)
             raise failed from error
         except asyncio.CancelledError:

@@ -151,12 +151,15 @@ class ZeroMQPublisher(SyncPublisher):
         if not messages:
             return
         pool = self._pools.get(os.getpid()) or self._new_pool()
+        seconds = self._seconds
         try:
             is_probe = pool.breaker.admit()
             socket = pool.take() or dealer(pool.context, self.location, self.options)
             try:
                 if is_probe:
-                    hand_over(socket, request(next(pool.numbers), ()), Breaker.PROBE_SECONDS)
+                    seconds = Breaker.PROBE_SECONDS
+                    hand_over(socket, request(next(pool.numbers), ()), seconds)
+                    seconds = self._seconds
                 with pool.sender.call() as head:
                     publications = publications_of(self.prefix, head, messages)
                     frames = request(next(pool.numbers), publications)
@@ -166,7 +169,7 @@ class ZeroMQPublisher(SyncPublisher):
                 raise
             pool.give_back(socket)
         except TimeoutError as error:
-            failed = not_taken(self.location, self._seconds)
+            failed = not_taken(self.location, seconds)
             pool.breaker.open(failed.reason, error)
             raise failed from error
         except (NotTried, zmq.ZMQError) as error:
