@@ -19,8 +19,9 @@ from django_ws.exceptions import BroadcastError
 from django_ws.pubsub import Publisher
 from django_ws.pubsub.backends import redis_replies
 from django_ws.pubsub.backends.redis import RedisBackend, RedisPublisher
+from django_ws.pubsub.backends.redis_connection import abort, connect
 from django_ws.pubsub.backends.redis_listener import Listener
-from django_ws.pubsub.backends.redis_location import Location, abort, connect
+from django_ws.pubsub.backends.redis_location import Location
 from django_ws.pubsub.backends.redis_replies import send
 from tests.pubsub.listening import Listening, channel_of, eventually
 from tests.redis_server import RedisServer, until

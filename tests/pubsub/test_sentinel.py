@@ -262,6 +262,25 @@ async def test_nobody_waits_for_their_answers_all_the_time(
         assert threaded.ask(time.monotonic() - 1) is None  # the time is up
 
 
+async def test_who_is_cancelled_while_it_asks_leaves_no_connection_open(
+    servers: list[RedisServer], sentinels: list[RedisServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell(sentinels, [servers[0]] * 3)
+    own = AsyncSentinels(setting(*sentinels))
+    take = redis_sentinels._Ballot.add
+
+    def add(ballot: Any, answer: Any) -> bool:
+        asyncio.get_running_loop().call_soon(asking.cancel)
+        return take(ballot, answer)
+
+    monkeypatch.setattr(redis_sentinels._Ballot, "add", add)
+    asking = asyncio.create_task(own.ask())
+    await asyncio.wait([asking])
+    for client in own._clients:
+        for connection in client.connection_pool._available_connections:
+            assert not connection.is_connected
+
+
 async def test_many_who_ask_at_once_ask_once(
     servers: list[RedisServer], sentinels: list[RedisServer]
 ) -> None:

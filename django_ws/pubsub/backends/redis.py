@@ -15,9 +15,10 @@ from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends.base import error_of
 from django_ws.pubsub.backends.breaker import Breaker
 from django_ws.pubsub.backends.redis_commands import answer_of, failure, is_silence, packed
+from django_ws.pubsub.backends.redis_connection import abort
 from django_ws.pubsub.backends.redis_listener import Listener, Look, SetListener
 from django_ws.pubsub.backends.redis_listening import ListeningBackend
-from django_ws.pubsub.backends.redis_location import Location, abort
+from django_ws.pubsub.backends.redis_location import Location
 from django_ws.pubsub.backends.redis_master import LoneServer, Master
 from django_ws.pubsub.backends.redis_publisher import RedisPublisher
 from django_ws.pubsub.backends.sequence import Sender

@@ -18,8 +18,9 @@ from django_ws.pubsub.backends.redis_cluster_listener import ClusterListener
 from django_ws.pubsub.backends.redis_cluster_nodes import Nodes
 from django_ws.pubsub.backends.redis_cluster_publisher import ClusterPublisher
 from django_ws.pubsub.backends.redis_cluster_slots import Node
+from django_ws.pubsub.backends.redis_connection import abort, connect
 from django_ws.pubsub.backends.redis_listening import ListeningBackend
-from django_ws.pubsub.backends.redis_location import abort, connect, site_of
+from django_ws.pubsub.backends.redis_location import site_of
 from django_ws.pubsub.backends.sequence import Sender
 
 __all__ = ["ClusterBackend", "ClusterPublisher"]

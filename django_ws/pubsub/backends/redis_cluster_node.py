@@ -18,8 +18,8 @@ from django_ws.pubsub.backends.base import Gap, Received
 from django_ws.pubsub.backends.redis_cluster_contact import Contact
 from django_ws.pubsub.backends.redis_cluster_delivery import is_unknown_command
 from django_ws.pubsub.backends.redis_cluster_slots import Node
+from django_ws.pubsub.backends.redis_connection import abort, connect
 from django_ws.pubsub.backends.redis_listener import SetListener
-from django_ws.pubsub.backends.redis_location import abort, connect
 from django_ws.pubsub.backends.redis_replies import replies_of
 from django_ws.pubsub.backends.sequence import Arrivals
 

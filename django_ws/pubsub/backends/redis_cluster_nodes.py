@@ -15,13 +15,12 @@ from redis.exceptions import RedisError
 from django_ws.pubsub.backends.base import publish_seconds_of
 from django_ws.pubsub.backends.breaker import Breaker
 from django_ws.pubsub.backends.redis_cluster_slots import Node, Slots
+from django_ws.pubsub.backends.redis_connection import abort, connect
 from django_ws.pubsub.backends.redis_location import (
     FORCED,
     MAX_CONNECTIONS,
     NOT_FOR_CONNECTIONS,
-    abort,
     check_escapes,
-    connect,
     connections_of,
 )
 

@@ -180,32 +180,3 @@ def cause(error: Exception) -> str:
     if isinstance(error, redis.TimeoutError):
         return f"no answer ({error})"
     return str(error) or type(error).__name__
-
-
-async def connect(pool: Any) -> Any:
-    """A new connection, connected. The caller limits the time, and ``abort``s it at the end."""
-    connection = pool.make_connection()
-    # With a socket_timeout redis-py would use asyncio.wait_for, which can swallow a cancellation.
-    socket_timeout, connection.socket_timeout = connection.socket_timeout, None
-    try:
-        await connection.connect()
-        connection.socket_timeout = socket_timeout
-    except BaseException:
-        await abort(connection)
-        raise
-    return connection
-
-
-def connect_sync(connection: Any, seconds: float) -> None:
-    """Connect within ``seconds``, of which connecting and what follows (TLS, AUTH) may have
-    half each."""
-    connection.socket_connect_timeout = connection.socket_timeout = seconds / 2
-    connection.connect()
-
-
-async def abort(connection: Any) -> None:
-    """Close at once. Closing in order would wait for what a frozen server does not take."""
-    writer = connection._writer
-    if writer is not None:
-        writer.transport.abort()
-    await connection.disconnect(nowait=True)

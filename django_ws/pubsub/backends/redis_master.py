@@ -19,8 +19,9 @@ from typing import Any
 from redis import exceptions
 
 from django_ws.pubsub.backends.redis_cluster_slots import Node
+from django_ws.pubsub.backends.redis_connection import connect
 from django_ws.pubsub.backends.redis_listener import Listener, Look
-from django_ws.pubsub.backends.redis_location import Location, connect
+from django_ws.pubsub.backends.redis_location import Location
 from django_ws.pubsub.backends.redis_sentinels import (
     AsyncSentinels,
     Named,

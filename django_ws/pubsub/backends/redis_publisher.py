@@ -15,7 +15,8 @@ from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends.base import SyncPublisher
 from django_ws.pubsub.backends.breaker import Breaker, NotTried
 from django_ws.pubsub.backends.redis_commands import failure, is_silence, packed
-from django_ws.pubsub.backends.redis_location import Location, connect_sync
+from django_ws.pubsub.backends.redis_connection import connect_sync
+from django_ws.pubsub.backends.redis_location import Location
 from django_ws.pubsub.backends.redis_master import SyncMaster
 from django_ws.pubsub.backends.sequence import Sender
 

@@ -21,6 +21,7 @@ import redis.backoff
 import redis.retry
 
 from django_ws.pubsub.backends.redis_cluster_slots import Node
+from django_ws.pubsub.backends.redis_connection import abort_all
 
 ALL_SECONDS = 3.0  # for asking all sentinels, one after the other: some may be down
 ONE_SECONDS = 1.0  # for asking one, at most
@@ -163,7 +164,7 @@ class AsyncSentinels:
                 self._clients.remove(client)
                 self._clients.append(client)  # the last to be asked next time
             finally:
-                await client.aclose()
+                await abort_all(client.connection_pool)
         self._memory.keep(ballot)
 
 
