@@ -14,17 +14,17 @@ from django.utils import translation
 from django_ws import missed_upgrades, routing
 from django_ws.admission import admission_of, turn_away
 from django_ws.auth import signals
+from django_ws.conf.installed import tell_what_is_missing
+from django_ws.conf.script_name import normal_scope, normal_script_name
 from django_ws.connection import Connection
 from django_ws.drain import is_draining, lives
 from django_ws.handler import WebSocketHandler
-from django_ws.installed import tell_what_is_missing
 from django_ws.lifespan import lifespan
 from django_ws.limits import limits
 from django_ws.middleware.chain import chain
 from django_ws.origin import Refusal, check_origin, without_cookies
 from django_ws.pages import serve_page
 from django_ws.request import WebSocketRequest
-from django_ws.script_name import normal_scope, normal_script_name
 from django_ws.throttled_log import ThrottledLog
 from django_ws.types import ASGIApplication, Receive, Scope, Send
 

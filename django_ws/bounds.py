@@ -11,9 +11,10 @@ from django.core.exceptions import ImproperlyConfigured
 from django_ws import conf
 from django_ws.calls import Calls, Handler
 from django_ws.close_codes import CloseCode
+from django_ws.conf.rate import parse_rate
 from django_ws.connection import OPEN, Connection
-from django_ws.rate_limit import TokenBucket, parse_rate
 from django_ws.throttled_log import ThrottledLog
+from django_ws.token_bucket import TokenBucket
 from django_ws.types import Event
 
 logger = logging.getLogger("django.ws.request")

@@ -16,9 +16,9 @@ from django.core.signals import setting_changed
 from django.dispatch import receiver
 
 from django_ws import conf
+from django_ws.conf.web_origin import DEFAULT_PORTS, canonical, is_listed, names_nobody, parsed
 from django_ws.request import WebSocketRequest
 from django_ws.types import Scope
-from django_ws.web_origin import DEFAULT_PORTS, canonical, is_listed, names_nobody, parsed
 
 MAX_CACHED_SIZE = 1024  # bytes of headers; nobody may fill the memory with longer ones
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "[::1]"}

@@ -14,9 +14,9 @@ from django.utils.functional import cached_property
 from django.views.debug import SafeExceptionReporterFilter
 
 from django_ws import conf
-from django_ws.client_address import client_address
+from django_ws.conf.script_name import normal_script_name
+from django_ws.conf.trusted_proxies import client_address
 from django_ws.hiding import report_filter, shown_query
-from django_ws.script_name import normal_script_name
 from django_ws.session import ConnectionSession, connection_session
 from django_ws.thread_caches import share_cache
 from django_ws.types import Login, Scope

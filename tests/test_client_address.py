@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pytest_django import Settings
 
 from django_ws import WebSocketHandler, conf
-from django_ws.client_address import TrustedProxies, client_address, parse_trusted_proxies
+from django_ws.conf.trusted_proxies import TrustedProxies, client_address, parse_trusted_proxies
 from django_ws.testing import HandshakeRejected, WebSocketClient
 from tests.altered import with_headers, with_scope
 from tests.asgi_peer import PATH, route

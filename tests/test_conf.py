@@ -9,10 +9,10 @@ from django.test import override_settings
 from pytest_django import Settings
 
 from django_ws import conf
-from django_ws.client_address import TrustedProxies
 from django_ws.conf import BroadcastConfig
-from django_ws.jwt_config import JWTConfig
-from django_ws.rate_limit import Rate
+from django_ws.conf.jwt import JWTConfig
+from django_ws.conf.rate import Rate
+from django_ws.conf.trusted_proxies import TrustedProxies
 from django_ws.testing import HandshakeRejected, WebSocketClient
 
 REDIS = "django_ws.pubsub.backends.redis.RedisBackend"

@@ -65,7 +65,7 @@ NOT_THROTTLED = {
     "auth/signals.py": {"_session_ended": SITE},
     "auth/tokens/ticket.py": {"__init__": ONCE},
     "drain.py": {"_await_end": ONCE, "drain": ONCE},
-    "installed.py": {"tell_what_is_missing": ONCE},
+    "conf/installed.py": {"tell_what_is_missing": ONCE},
     "missed_upgrades.py": {"_tell": "once in each process"},
     "pubsub/backends/redis_outage.py": {"end": OUTAGE, "go_on": OUTAGE},
     "pubsub/backends/zeromq.py": {"_come_back": OUTAGE, "_lose": OUTAGE},

@@ -12,8 +12,9 @@ from pytest_django import Settings
 
 from django_ws import WebSocketHandler, throttled_log
 from django_ws.codecs import JSONCodec
-from django_ws.rate_limit import NANOSECONDS, Rate, TokenBucket, parse_rate
+from django_ws.conf.rate import NANOSECONDS, Rate, parse_rate
 from django_ws.testing import HandshakeRejected
+from django_ws.token_bucket import TokenBucket
 from tests.asgi_peer import Peer, client, the_handler, turns, until
 
 SECOND = NANOSECONDS["s"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from django_ws.web_origin import is_listed, listing_fault, names_nobody, parsed
+from django_ws.conf.web_origin import is_listed, listing_fault, names_nobody, parsed
 
 
 @pytest.mark.parametrize("listed", ["null", "NULL", "file://", "app://", "https://*.a.b:8443"])

@@ -10,10 +10,10 @@ from typing import Any, get_args
 from django.core.checks import CheckMessage, Error
 
 from django_ws import conf
+from django_ws.conf.rate import parse_rate
 from django_ws.connection import Overflow
 from django_ws.handler import WebSocketHandler
 from django_ws.headers import checked_headers
-from django_ws.rate_limit import parse_rate
 
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2, as RFC 6455, 4.1 asks
 

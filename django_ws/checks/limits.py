@@ -9,7 +9,7 @@ from django.core.checks import CheckMessage, Warning  # noqa: A004  (Django's na
 from django.core.exceptions import ImproperlyConfigured
 
 from django_ws import conf
-from django_ws.client_address import TrustedProxies
+from django_ws.conf.trusted_proxies import TrustedProxies
 
 
 def check_limits(**kwargs: Any) -> Iterator[CheckMessage]:

@@ -14,7 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from django_ws import conf
 from django_ws.causes import cause
-from django_ws.importing import import_named
+from django_ws.conf.importing import import_named
 from django_ws.middleware import AuthMiddleware
 from django_ws.middleware.chain import run
 from django_ws.middleware.token import TokenMiddleware

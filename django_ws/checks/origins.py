@@ -10,7 +10,7 @@ from django.core.checks import CheckMessage, Error, Warning  # noqa: A004  (Djan
 from django.core.exceptions import ImproperlyConfigured
 
 from django_ws import conf
-from django_ws.web_origin import listing_fault, names_nobody
+from django_ws.conf.web_origin import listing_fault, names_nobody
 
 
 def check_listed_origins(**kwargs: Any) -> Iterator[CheckMessage]:

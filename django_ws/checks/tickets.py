@@ -10,7 +10,7 @@ from django.core.checks import CheckMessage, Warning  # noqa: A004  (Django's na
 
 from django_ws import conf
 from django_ws.auth.tokens.once import is_sharp
-from django_ws.importing import import_named
+from django_ws.conf.importing import import_named
 from django_ws.middleware import TicketAuthMiddleware
 
 

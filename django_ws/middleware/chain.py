@@ -12,8 +12,8 @@ from django.dispatch import receiver
 from django_ws import conf
 from django_ws.auth.joint_login import JointLogin
 from django_ws.auth.login import Login
+from django_ws.conf.importing import import_named
 from django_ws.handler import WebSocketHandler
-from django_ws.importing import import_named
 from django_ws.limits import limits
 from django_ws.middleware.token import TokenMiddleware
 

@@ -14,7 +14,7 @@ from django.core.signals import setting_changed
 from django.dispatch import receiver
 
 from django_ws import conf
-from django_ws.importing import import_named
+from django_ws.conf.importing import import_named
 from django_ws.pubsub.backends.base import Backend, SyncPublisher
 from django_ws.pubsub.hub import READY_SECONDS, Hub
 

@@ -11,7 +11,7 @@ import uvicorn
 from django.conf import settings
 
 from django_ws import conf
-from django_ws.script_name import normal_script_name
+from django_ws.conf.script_name import normal_script_name
 from django_ws.server.access_log import guard_logging
 from django_ws.server.limits import Limits
 from django_ws.server.options import Options

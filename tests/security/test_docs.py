@@ -14,9 +14,10 @@ from urllib.request import urlopen
 import pytest
 from websockets.sync.client import connect
 
-from django_ws import WebSocketHandler, client_address, conf, inbound
+from django_ws import WebSocketHandler, conf, inbound
 from django_ws.auth import FirstMessageAuthMixin, looks
 from django_ws.auth.tokens import authenticator, ticket
+from django_ws.conf import trusted_proxies
 from django_ws.pubsub import arrivals, outbox, rooms, topics
 from django_ws.pubsub.backends import base
 from django_ws.server import limits, reading, stalled, waiting
@@ -96,7 +97,7 @@ def test_what_cannot_be_changed_is_in_the_table() -> None:
         shown(arrivals.MAX_WAITING_BYTES),
         shown(rooms.AT_ONCE),
         shown(looks.MAX_BATCH),
-        shown(client_address.MAX_HOPS),
+        shown(trusted_proxies.MAX_HOPS),
     ]
 
 

@@ -18,7 +18,7 @@ from pytest_django import Settings
 from websockets.sync.client import connect
 
 from django_ws import get_websocket_application
-from django_ws.script_name import normal_scope, normal_script_name
+from django_ws.conf.script_name import normal_scope, normal_script_name
 from django_ws.server.config import uvicorn_config
 from django_ws.server.handshake import without_host
 from django_ws.server.options import Options

@@ -10,7 +10,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils.log import configure_logging
 
-from django_ws.application_path import application_path
+from django_ws.conf.application_path import application_path
 from django_ws.server.options import Options, add_arguments
 
 

@@ -19,7 +19,7 @@ from django.template import Context, Engine
 
 import django_ws
 from django_ws import conf
-from django_ws.application_path import application_path
+from django_ws.conf.application_path import application_path
 
 ASGI_LINES = """\
 from django_ws import get_websocket_application

@@ -17,10 +17,10 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.dispatch import receiver
 
-from django_ws.client_address import TrustedProxies, parse_trusted_proxies
-from django_ws.jwt_config import JWTConfig, jwt_config
-from django_ws.rate_limit import Rate, parse_rate
-from django_ws.web_origin import DEFAULT_PORTS, NULL
+from django_ws.conf.jwt import JWTConfig, jwt_config
+from django_ws.conf.rate import Rate, parse_rate
+from django_ws.conf.trusted_proxies import TrustedProxies, parse_trusted_proxies
+from django_ws.conf.web_origin import DEFAULT_PORTS, NULL
 
 DEFAULT_PREFIX = "django_ws:"  # of everything that a broadcast backend keeps on a server
 # In the environment of the workers of `runws`: where their proxy is, if WS_BROADCAST is not set.

@@ -1,10 +1,8 @@
-"""How many messages a client may send: the form ``"20/s"`` and the bucket that counts."""
+"""How many messages a client may send: the form ``"20/s"`` of ``WS_RATE_LIMIT``."""
 
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -39,28 +37,3 @@ def _parse(text: str) -> Rate:
     if match is None:
         raise ValueError(f"{text!r} is not a rate: a number from 1, a slash, and s, m or h")
     return Rate(int(match[1]), NANOSECONDS[match[2]])
-
-
-class TokenBucket:
-    """Full at first, holds ``rate.count`` tokens and gets as many anew in each period.
-
-    Counts in whole numbers (nanoseconds times ``rate.count``, so that one token is exactly
-    ``rate.period`` of them): nothing is rounded, however long it runs.
-    """
-
-    __slots__ = ("_clock", "_full_at", "_rate")
-
-    def __init__(self, rate: Rate, clock: Callable[[], int] = time.monotonic_ns) -> None:
-        self._rate = rate
-        self._clock = clock
-        self._full_at = clock() * rate.count  # when it is, or will be, full again
-
-    def take(self) -> bool:
-        """Take one token; False, and nothing taken, where there is none."""
-        count, period = self._rate.count, self._rate.period
-        now = self._clock() * count
-        after = max(self._full_at, now) + period
-        if after - now > count * period:
-            return False
-        self._full_at = after
-        return True

@@ -1,0 +1,26 @@
+"""The settings, and what else a site configures: only this package reads them.
+
+Other code writes ``conf.get()``. Start with ``settings.py``.
+"""
+
+from django_ws.conf.settings import (
+    DEFAULT_PREFIX,
+    PROXY_VARIABLE,
+    SETTINGS,
+    BroadcastConfig,
+    Conf,
+    get,
+    read,
+    seconds,
+)
+
+__all__ = [
+    "DEFAULT_PREFIX",
+    "PROXY_VARIABLE",
+    "SETTINGS",
+    "BroadcastConfig",
+    "Conf",
+    "get",
+    "read",
+    "seconds",
+]
