@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 from django_ws import conf
 from django_ws.connection import CONNECTING, Connection
-from django_ws.throttled_log import ThrottledLog
+from django_ws.logs.throttled import ThrottledLog
 
 logger = logging.getLogger("django.ws.request")
 

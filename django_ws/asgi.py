@@ -21,11 +21,11 @@ from django_ws.drain import is_draining, lives
 from django_ws.handler import WebSocketHandler
 from django_ws.lifespan import lifespan
 from django_ws.limits import limits
+from django_ws.logs.throttled import ThrottledLog
 from django_ws.middleware.chain import chain
 from django_ws.origin import Refusal, check_origin, without_cookies
 from django_ws.pages import serve_page
 from django_ws.request import WebSocketRequest
-from django_ws.throttled_log import ThrottledLog
 from django_ws.types import ASGIApplication, Receive, Scope, Send
 
 logger = logging.getLogger("django.ws.request")

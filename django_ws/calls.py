@@ -29,10 +29,11 @@ from django_ws.exceptions import (
     TooManyTopics,
 )
 from django_ws.hooks import Hooks
-from django_ws.printable import printable
-from django_ws.reporting import debug_reason, report_error
+from django_ws.logs.error_reports import debug_reason, report_error
+from django_ws.logs.printable import printable
+from django_ws.logs.throttled import ThrottledLog
+from django_ws.mistakes import explain
 from django_ws.request import WebSocketRequest
-from django_ws.throttled_log import ThrottledLog
 
 logger = logging.getLogger("django.ws.request")
 
@@ -251,6 +252,7 @@ class Calls:
 
     async def report(self, place: str, error: BaseException) -> None:
         """Log an exception and send Django's signal, once."""
+        explain(error)
         handler = self._handler
         await report_error(
             type(handler),

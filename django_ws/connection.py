@@ -27,11 +27,11 @@ from django_ws.exceptions import (
 from django_ws.frame_extension import extension_of
 from django_ws.headers import encoded_headers
 from django_ws.inbound import STOPPED, Inbound
+from django_ws.logs.printable import printable
+from django_ws.logs.throttled import ThrottledLog
 from django_ws.outbound import MESSAGE_OVERHEAD, Outbound, data_size
-from django_ws.printable import printable
 from django_ws.retry import retry_after
 from django_ws.sync import SyncWork, own_sync_work
-from django_ws.throttled_log import ThrottledLog
 from django_ws.types import ASGIApplication, Event, Receive, Scope, Send
 
 logger = logging.getLogger("django.ws.request")

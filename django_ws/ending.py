@@ -12,11 +12,11 @@ from django_ws.acting import done
 from django_ws.background import Background
 from django_ws.calls import Calls, Handler
 from django_ws.connection import REFUSED, Connection
-from django_ws.printable import printable
+from django_ws.logs.printable import printable
+from django_ws.logs.throttled import ThrottledLog
 from django_ws.pubsub.hubs import hub_of
 from django_ws.subscriptions import Subscriptions
 from django_ws.tasks import StartedTask
-from django_ws.throttled_log import ThrottledLog
 
 logger = logging.getLogger("django.ws.request")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from django_ws.headers import checked_headers
-from django_ws.printable import printable
+from django_ws.logs.printable import printable
 
 
 class WebSocketError(Exception):

@@ -16,12 +16,12 @@ from django_ws import conf
 from django_ws.admission import admission_of
 from django_ws.connection import CONNECTING
 from django_ws.exceptions import ConnectionClosed, DecodeError, InvalidMessage
-from django_ws.frames import without_frames
 from django_ws.headers import checked_headers
 from django_ws.limits import limits
+from django_ws.logs.throttled import ThrottledLog
+from django_ws.logs.traceback_text import without_frames
 from django_ws.outbound import data_size
 from django_ws.restarting import Restarting
-from django_ws.throttled_log import ThrottledLog
 from django_ws.types import Event, Login
 
 logger = logging.getLogger("django.ws.request")

@@ -20,7 +20,8 @@ from django_ws.connection import CONNECTING, HANDED_OVER, OPEN, Connection, Over
 from django_ws.exceptions import DecodeError, EncodeError, InvalidMessage, Reject, StateError
 from django_ws.hooks import Hooks, hooks_of
 from django_ws.lifecycle import Life
-from django_ws.printable import printable
+from django_ws.logs.printable import printable
+from django_ws.logs.throttled import ThrottledLog
 from django_ws.pubsub.addresses import addresses_of
 from django_ws.pubsub.hubs import ensure_hub, hub_of
 from django_ws.pubsub.outgoing import broadcast_of, messages_of
@@ -34,7 +35,6 @@ from django_ws.tasks import (
     sleep_loop,
     too_late,
 )
-from django_ws.throttled_log import ThrottledLog
 from django_ws.types import Subscriber
 
 logger = logging.getLogger("django.ws.request")

@@ -32,10 +32,10 @@ from django_ws.exceptions import (
 )
 from django_ws.first_message import FirstMessage
 from django_ws.inbound import STOPPED
+from django_ws.logs.printable import printable
+from django_ws.logs.throttled import ThrottledLog
 from django_ws.outbound import data_size
-from django_ws.printable import printable
 from django_ws.pubsub.hubs import DEFAULT, hub_of
-from django_ws.throttled_log import ThrottledLog
 from django_ws.types import ASGIApplication, Login, Scope
 
 logger = logging.getLogger("django.ws.request")

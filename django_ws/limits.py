@@ -15,10 +15,10 @@ from threading import Lock
 from django_ws import conf
 from django_ws.close_codes import CloseCode
 from django_ws.connection import Connection
-from django_ws.printable import printable
+from django_ws.logs.printable import printable
+from django_ws.logs.throttled import ThrottledLog
 from django_ws.pubsub.topics import user_topic
 from django_ws.request import WebSocketRequest
-from django_ws.throttled_log import ThrottledLog
 
 logger = logging.getLogger("django.ws.request")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from django.core.signals import request_started
 
-from django_ws.printable import printable
+from django_ws.logs.printable import printable
 from django_ws.types import Scope
 
 logger = logging.getLogger("django.ws.request")

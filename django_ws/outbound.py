@@ -16,8 +16,8 @@ from typing import Any, cast
 from django_ws.acting import Failed, Pending, current_task, done
 from django_ws.exceptions import ConnectionClosed, MessageDropped, WebSocketError
 from django_ws.frame_extension import FrameExtension, Prepare, Write
-from django_ws.printable import printable
-from django_ws.throttled_log import ThrottledLog
+from django_ws.logs.printable import printable
+from django_ws.logs.throttled import ThrottledLog
 from django_ws.types import Event, Send
 
 FINISHED: Any = object()

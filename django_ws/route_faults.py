@@ -10,8 +10,8 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.views import View
 
-from django_ws.causes import cause
 from django_ws.handler import WebSocketHandler
+from django_ws.logs.causes import cause
 from django_ws.signatures import first_parameters, takes
 
 NAME_THE_CLASS = (

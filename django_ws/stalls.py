@@ -19,7 +19,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from weakref import WeakKeyDictionary
 
-from django_ws.throttled_log import ThrottledLog
+from django_ws.logs.throttled import ThrottledLog
 
 logger = logging.getLogger("django.ws")
 

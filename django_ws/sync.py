@@ -32,7 +32,7 @@ from django.dispatch import receiver
 from django.utils.functional import cached_property
 
 from django_ws import conf
-from django_ws.throttled_log import ThrottledLog
+from django_ws.logs.throttled import ThrottledLog
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -6,7 +6,7 @@ import pytest
 from django.conf import settings as django_settings
 from hypothesis import settings
 
-from django_ws import throttled_log
+from django_ws.logs import throttled
 from django_ws.testing import WebSocketClient
 
 # No deadline for one example: how long it takes depends on what else the machine does.
@@ -36,7 +36,7 @@ def patient_clients() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def log_is_not_throttled_by_other_tests() -> None:
-    throttled_log.reset_all()
+    throttled.reset_all()
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import traceback
 
 import pytest
 
-from django_ws.frames import without_frames
+from django_ws.logs.traceback_text import without_frames
 
 
 def frames_of(error: BaseException) -> list[str]:

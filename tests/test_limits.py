@@ -12,9 +12,10 @@ from django.test import override_settings
 from django.urls.converters import get_converters, register_converter
 from pytest_django import Settings
 
-from django_ws import Reject, WebSocketHandler, throttled_log
+from django_ws import Reject, WebSocketHandler
 from django_ws import limits as limits_module
 from django_ws.limits import Limits, limits
+from django_ws.logs import throttled
 from django_ws.request import WebSocketRequest
 from django_ws.testing import HandshakeRejected, WebSocketClient
 from tests.altered import with_headers, with_scope
@@ -263,7 +264,7 @@ async def test_clients_without_an_address_count_as_one_and_the_log_says_what_to_
             settings.WS_TRUSTED_PROXIES = ["unix"]
             await connect(stack, 2, application=unknown(b"203.0.113.8"))
             await connect(stack, 2, application=unknown(b"203.0.113.9"))
-            throttled_log.reset_all()
+            throttled.reset_all()
             assert await refused_with(application=unknown(b"203.0.113.9")) == 429
             assert "unix" not in caplog.messages[-1]
 
@@ -682,7 +683,7 @@ async def test_a_flood_is_one_line_in_ten_seconds(
                 await refused_with()
             assert caplog.messages == [line(1)]
             assert caplog.records[0].levelname == "WARNING"
-            monkeypatch.setattr("django_ws.throttled_log.SECONDS", 0.0)
+            monkeypatch.setattr("django_ws.logs.throttled.SECONDS", 0.0)
             limits_module._refusals.flush()
             await refused_with()
             kind = "Further connections refused for a limit of their number"

@@ -31,18 +31,18 @@ from django_ws import (
     broadcast_on_commit,
     stalls,
     sync,
-    throttled_log,
 )
 from django_ws.auth.tokens import once
 from django_ws.auth.tokens.ticket_session import session_key_of
 from django_ws.exceptions import BroadcastError, InvalidMessage
+from django_ws.logs import throttled as throttled_log
+from django_ws.logs.throttled import MAX_KEYS, ThrottledLog
 from django_ws.pubsub import arrivals
 from django_ws.pubsub.backends import sequence
 from django_ws.pubsub.backends.breaker import Breaker
 from django_ws.pubsub.backends.memory import MemoryPublisher
 from django_ws.pubsub.hubs import running_hub
 from django_ws.testing import HandshakeRejected, WebSocketClient
-from django_ws.throttled_log import MAX_KEYS, ThrottledLog
 from tests.asgi_peer import PATH, SECONDS, Peer, handlers, route, until
 from tests.pubsub.fickle import CONFIG, FickleBackend, fickle  # noqa: F401  (a fixture)
 
@@ -76,7 +76,10 @@ NOT_THROTTLED = {
         "_listen_always": "once a second at most, while a backend fails",
     },
     "pubsub/losses.py": {"end": OUTAGE, "tell": OUTAGE},
-    "reporting.py": {"_report": SITE, "report_error": "a log handler of the site's that fails"},
+    "logs/error_reports.py": {
+        "_report": SITE,
+        "report_error": "a log handler of the site's that fails",
+    },
     "server/base.py": {"_wait_until_over": ONCE, "shutdown": ONCE},
     "server/changes.py": {"__init__": ONCE},
     "server/development.py": {"stop": ONCE},

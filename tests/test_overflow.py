@@ -184,7 +184,7 @@ async def test_drops_are_warned_about_again_later(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("django_ws.throttled_log.SECONDS", 0.0)
+    monkeypatch.setattr("django_ws.logs.throttled.SECONDS", 0.0)
     settings.WS_SEND_BUFFER = 250
     async with Peer(handler_class) as peer:
         peer.block()

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pytest_django import Settings
 
-from django_ws import WebSocketHandler, throttled_log
+from django_ws import WebSocketHandler
 from django_ws.codecs import JSONCodec
 from django_ws.conf.rate import NANOSECONDS, Rate, parse_rate
+from django_ws.logs import throttled
 from django_ws.testing import HandshakeRejected
 from django_ws.token_bucket import TokenBucket
 from tests.asgi_peer import Peer, client, the_handler, turns, until
@@ -211,7 +212,7 @@ async def test_the_log_tells_of_it_again_after_ten_seconds_with_the_count(
     class Handler(Counting):
         pass
 
-    monkeypatch.setattr(throttled_log, "SECONDS", 0.0)
+    monkeypatch.setattr(throttled, "SECONDS", 0.0)
     async with Peer(Handler) as peer:
         peer.say(*"12345")
         await until(lambda: Handler.over == 2)

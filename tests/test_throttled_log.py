@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from django_ws import throttled_log
-from django_ws.throttled_log import MAX_KEYS, SECONDS, ThrottledLog, flush_all
+from django_ws.logs import throttled
+from django_ws.logs.throttled import MAX_KEYS, SECONDS, ThrottledLog, flush_all
 from tests.asgi_peer import until
 
 logger = logging.getLogger("tests.throttled")
@@ -82,7 +82,7 @@ async def test_in_an_event_loop_the_count_needs_no_further_line(
     log: ThrottledLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     log.log("a", "odd")
-    monkeypatch.setattr(throttled_log, "SECONDS", 0.01)
+    monkeypatch.setattr(throttled, "SECONDS", 0.01)
     log.log("a", "odd again")
     await until(lambda: len(caplog.messages) == 2)
     assert caplog.messages == ["odd", "Further odd things in 0.01 s: 1. The last: odd again"]

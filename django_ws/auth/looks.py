@@ -9,10 +9,10 @@ from contextvars import Context
 from typing import Any, Protocol, TypeVar
 
 from django_ws import conf
-from django_ws.counted import counted
 from django_ws.exceptions import LoginCheckError
-from django_ws.frames import without_frames
-from django_ws.throttled_log import ThrottledLog
+from django_ws.logs.counted import counted
+from django_ws.logs.throttled import ThrottledLog
+from django_ws.logs.traceback_text import without_frames
 
 T = TypeVar("T")
 

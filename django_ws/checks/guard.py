@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.checks import CheckMessage, Error
 
-from django_ws.causes import cause
+from django_ws.logs.causes import cause
 
 Check = Callable[..., Iterator[CheckMessage]]
 

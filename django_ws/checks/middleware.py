@@ -13,8 +13,8 @@ from django.core.checks import CheckMessage, Error
 from django.core.exceptions import ImproperlyConfigured
 
 from django_ws import conf
-from django_ws.causes import cause
 from django_ws.conf.importing import import_named
+from django_ws.logs.causes import cause
 from django_ws.middleware import AuthMiddleware
 from django_ws.middleware.chain import run
 from django_ws.middleware.token import TokenMiddleware

@@ -9,10 +9,10 @@ from typing import Any
 from django.conf import settings
 from django.core.checks import CheckMessage, Warning  # noqa: A004  (Django's name)
 
-from django_ws.causes import cause
 from django_ws.checks.wrappers import serves_ours
 from django_ws.conf.application_path import application_path
 from django_ws.conf.importing import import_named
+from django_ws.logs.causes import cause
 from django_ws.missed_upgrades import LIBRARIES
 from django_ws.route_faults import is_missing
 

@@ -10,8 +10,8 @@ from typing import ClassVar, NamedTuple
 from django_ws import conf
 from django_ws.auth.tokens.authenticator import Authenticator, Secret, authenticate
 from django_ws.handler import WebSocketHandler
-from django_ws.printable import printable
-from django_ws.throttled_log import ThrottledLog
+from django_ws.logs.printable import printable
+from django_ws.logs.throttled import ThrottledLog
 
 logger = logging.getLogger("django.ws.request")
 

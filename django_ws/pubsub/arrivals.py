@@ -7,11 +7,11 @@ from collections import deque
 from collections.abc import Iterator
 
 from django_ws.exceptions import DecodeError
-from django_ws.printable import printable
+from django_ws.logs.printable import printable
+from django_ws.logs.throttled import ThrottledLog
 from django_ws.pubsub.backends.base import Gap
 from django_ws.pubsub.batch import Batch, Item, next_batch
 from django_ws.pubsub.envelope import ORDERS, Broadcast
-from django_ws.throttled_log import ThrottledLog
 
 logger = logging.getLogger("django.ws")
 

@@ -22,6 +22,7 @@ from contextlib import suppress
 from typing import Any
 
 from django_ws.exceptions import DecodeError
+from django_ws.logs.throttled import ThrottledLog
 from django_ws.pubsub.addresses import addresses_of
 from django_ws.pubsub.arrivals import ALL_TOPICS, Arrivals
 from django_ws.pubsub.backends.base import Backend, Gap
@@ -33,7 +34,6 @@ from django_ws.pubsub.owners import Owners
 from django_ws.pubsub.rooms import Rooms
 from django_ws.pubsub.topics import CONTROL_TOPIC, connection_topic
 from django_ws.pubsub.turns import Turns
-from django_ws.throttled_log import ThrottledLog
 from django_ws.types import Subscriber
 
 logger = logging.getLogger("django.ws")

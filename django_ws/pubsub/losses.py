@@ -6,8 +6,8 @@ import asyncio
 import logging
 from contextvars import Context
 
-from django_ws.counted import counted
 from django_ws.exceptions import BroadcastError
+from django_ws.logs.counted import counted
 
 logger = logging.getLogger("django.ws")
 

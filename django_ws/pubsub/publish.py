@@ -12,6 +12,7 @@ from django.db import connections, transaction
 
 from django_ws.close_codes import CloseCode
 from django_ws.exceptions import BroadcastError
+from django_ws.logs.throttled import ThrottledLog
 from django_ws.pubsub.hubs import DEFAULT, config_of, publisher_of, running_hub
 from django_ws.pubsub.outgoing import (
     Outgoing,
@@ -20,7 +21,6 @@ from django_ws.pubsub.outgoing import (
     disconnection_of,
     messages_of,
 )
-from django_ws.throttled_log import ThrottledLog
 
 logger = logging.getLogger("django.ws")
 

@@ -19,9 +19,9 @@ from collections import deque
 from collections.abc import Callable, Sequence, Sized
 from typing import Any
 
+from django_ws.logs.throttled import ThrottledLog
 from django_ws.server.table import Row
 from django_ws.server.waiting import Phase, Waiting
-from django_ws.throttled_log import ThrottledLog
 
 logger = logging.getLogger("uvicorn.error")
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from uvicorn.config import LOGGING_CONFIG
 
+from django_ws.logs.throttled import ThrottledLog
 from django_ws.server.options import Options
-from django_ws.throttled_log import ThrottledLog
 
 LOGGERS = ("uvicorn.error", "uvicorn.access")
 WIRE = ("< ", "> ")  # the directions, in front of each line of websockets

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-from django_ws.printable import printable
+from django_ws.logs.printable import printable
 
 STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})")
 LOCATION = re.compile(rb"^location:[ \t]*(\S+)", re.IGNORECASE | re.MULTILINE)

@@ -17,9 +17,9 @@ from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.asgi import ASGIHandler
 
-from django_ws.causes import cause
 from django_ws.conf.application_path import application_path
 from django_ws.conf.importing import import_named
+from django_ws.logs.causes import cause
 from django_ws.server.base import BaseServer
 from django_ws.server.config import Config, http_protocol, max_message_size, ws_protocol
 from django_ws.server.development_log import Lines

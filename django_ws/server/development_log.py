@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from django_ws.close_codes import CloseCode
-from django_ws.printable import printable
+from django_ws.logs.printable import printable
 from django_ws.types import ASGIApplication, Event, Receive, Scope, Send
 
 logger = logging.getLogger("django.server")

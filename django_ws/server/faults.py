@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from django_ws.throttled_log import ThrottledLog
+from django_ws.logs.throttled import ThrottledLog
 
 logger = logging.getLogger("uvicorn.error")
 

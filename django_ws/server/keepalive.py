@@ -11,8 +11,8 @@ from abc import abstractmethod
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from django_ws.printable import printable
-from django_ws.throttled_log import ThrottledLog
+from django_ws.logs.printable import printable
+from django_ws.logs.throttled import ThrottledLog
 
 logger = logging.getLogger("uvicorn.error")
 

@@ -21,7 +21,7 @@ from websockets.protocol import OPEN
 from websockets.typing import Origin, Subprotocol
 from websockets.uri import WebSocketURI, parse_uri
 
-from django_ws.printable import printable
+from django_ws.logs.printable import printable
 from django_ws.server.answers import Refused, close_cure, refusal
 
 PING = b"django_ws wscheck"

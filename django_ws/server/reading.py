@@ -16,7 +16,8 @@ from uvicorn.server import ServerState
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 
-from django_ws.printable import printable
+from django_ws.logs.printable import printable
+from django_ws.logs.throttled import ThrottledLog
 from django_ws.server.events import Events
 from django_ws.server.frames import (
     BINARY,
@@ -31,7 +32,6 @@ from django_ws.server.frames import (
     sizes_of_frame,
 )
 from django_ws.server.handshake import Handshaking, split_head
-from django_ws.throttled_log import ThrottledLog
 
 try:
     from websockets.speedups import apply_mask

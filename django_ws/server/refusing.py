@@ -10,9 +10,9 @@ from typing import Any
 
 from uvicorn.server import ServerState
 
-from django_ws.printable import printable
+from django_ws.logs.printable import printable
+from django_ws.logs.throttled import ThrottledLog
 from django_ws.server.waiting import Phase
-from django_ws.throttled_log import ThrottledLog
 
 logger = logging.getLogger("uvicorn.error")
 

@@ -13,8 +13,8 @@ from itertools import islice
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from django_ws.logs.throttled import ThrottledLog
 from django_ws.server.faults import abort_faulty
-from django_ws.throttled_log import ThrottledLog
 
 try:
     import fcntl

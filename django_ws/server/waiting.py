@@ -14,9 +14,9 @@ from weakref import WeakKeyDictionary, ref
 
 from uvicorn.server import ServerState
 
+from django_ws.logs.throttled import ThrottledLog
 from django_ws.server.faults import abort_faulty
 from django_ws.server.limits import Limits
-from django_ws.throttled_log import ThrottledLog
 
 logger = logging.getLogger("uvicorn.error")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.signals import got_request_exception
 
-from django_ws import throttled_log
+from django_ws.logs import throttled
 from django_ws.types import ASGIApplication, Event, Scope
 
 STOP_SECONDS = 5.0
@@ -32,7 +32,7 @@ class InProcessServer:
         self._to_application: asyncio.Queue[Event] = asyncio.Queue()
         self._disconnected = False
         if not _running:  # what an earlier test caused keeps no line of this one out of the log
-            throttled_log.reset_all()
+            throttled.reset_all()
         _running.add(self)
         self._task = asyncio.create_task(
             self._run(application), name=f"application for {scope['path']}"

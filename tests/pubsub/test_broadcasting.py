@@ -19,10 +19,10 @@ from django_ws import (
     broadcast,
     broadcast_on_commit,
     disconnect,
-    throttled_log,
 )
 from django_ws.codecs import BytesCodec, MessagePackCodec, TextCodec
 from django_ws.exceptions import BroadcastError, EncodeError, InvalidTopic
+from django_ws.logs import throttled
 from django_ws.pubsub import Publisher
 from django_ws.pubsub.backends.memory import MemoryPublisher
 from django_ws.testing import WebSocketClient
@@ -258,7 +258,7 @@ async def test_what_another_version_published_is_told_and_dropped(
         publisher.publish([("room", b"2J;\n1")] * 3)
         await abroadcast("room", 1)
         assert await ws.receive() == 1
-        throttled_log.flush_all()
+        throttled.flush_all()
     first, count = [text for text in caplog.messages if "in an unknown envelope" in text]
     assert first.startswith("dropped: ")
     assert count.startswith("Further broadcasts in an unknown envelope in 10 s: 2. The last: ")

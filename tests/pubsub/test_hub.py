@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 import pytest
 from pytest_django import Settings
 
-from django_ws import ConnectionClosed, WebSocketHandler, abroadcast, adisconnect, throttled_log
+from django_ws import ConnectionClosed, WebSocketHandler, abroadcast, adisconnect
 from django_ws.codecs import BytesCodec, JSONCodec, MessagePackCodec, TextCodec
 from django_ws.exceptions import BroadcastError, EncodeError
+from django_ws.logs import throttled
 from django_ws.pubsub.backends.memory import MemoryBackend
 from django_ws.pubsub.envelope import Broadcast, seal
 from django_ws.pubsub.hubs import close_all, publisher_of, running_hub
@@ -537,7 +538,7 @@ async def test_what_a_codec_cannot_send_is_tried_once_and_told_once_for_all(
             assert await each.receive_data() == "text"
         assert Counting.encoded == 5  # one for each broadcast
         assert [handler.dropped for handler in handlers] == [4] * 50
-        throttled_log.flush_all()
+        throttled.flush_all()
     lines = [text for text in caplog.messages if "was not sent" in text]
     assert len(lines) == 2
     assert "a broadcast to 'room' was not sent: EncodeError" in lines[0]

@@ -12,8 +12,8 @@ from django.views.debug import SafeExceptionReporterFilter
 from pytest_django import Settings
 
 from django_ws import WebSocketHandler
-from django_ws import hiding as hiding_module
-from django_ws.hiding import LOOKED_AT, MIN_SECRET, report_filter
+from django_ws.logs import redaction as hiding_module
+from django_ws.logs.redaction import LOOKED_AT, MIN_SECRET, report_filter
 from django_ws.testing import HandshakeRejected, WebSocketClient
 from tests.altered import with_headers
 from tests.asgi_peer import route

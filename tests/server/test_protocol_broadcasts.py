@@ -484,8 +484,8 @@ async def test_what_is_not_known_leaves_the_loop_its_turns(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("django_ws.pubsub.turns.TURN_SECONDS", -1.0)  # it turns after each
-    monkeypatch.setattr("django_ws.throttled_log.MAX_KEYS", 100)
-    monkeypatch.setattr("django_ws.throttled_log.SECONDS", -1.0)  # nothing is left out
+    monkeypatch.setattr("django_ws.logs.throttled.MAX_KEYS", 100)
+    monkeypatch.setattr("django_ws.logs.throttled.SECONDS", -1.0)  # nothing is left out
     async with clients(Room, 1) as [client]:
         publisher_of("default").publish([("room", b"of another version")] * 50)
         publish("the last")

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from django.core.exceptions import ImproperlyConfigured
 
-from django_ws.frames import without_frames
+from django_ws.logs.traceback_text import without_frames
 from django_ws.types import Login
 
 MAX_TOKEN_SIZE = 8192  # characters; servers take no longer header lines

@@ -11,8 +11,8 @@ from django.core.cache.backends.dummy import DummyCache
 from django.core.cache.backends.filebased import FileBasedCache
 from django.core.cache.backends.locmem import LocMemCache
 
+from django_ws.logs.throttled import ThrottledLog
 from django_ws.thread_caches import cache_of_thread
-from django_ws.throttled_log import ThrottledLog
 
 logger = logging.getLogger("django.ws")
 

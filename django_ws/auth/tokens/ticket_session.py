@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import logging
 
+from django_ws.logs.throttled import ThrottledLog
 from django_ws.thread_caches import cache_of_thread
-from django_ws.throttled_log import ThrottledLog
 
 logger = logging.getLogger("django.ws")
 

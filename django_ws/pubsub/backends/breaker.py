@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 
-from django_ws.throttled_log import ThrottledLog
+from django_ws.logs.throttled import ThrottledLog
 
 logger = logging.getLogger("django.ws")
 

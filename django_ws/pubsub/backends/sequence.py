@@ -11,7 +11,7 @@ import os
 import struct
 import threading
 
-from django_ws.throttled_log import ThrottledLog
+from django_ws.logs.throttled import ThrottledLog
 
 logger = logging.getLogger("django.ws")
 

@@ -9,8 +9,10 @@ import traceback
 import django
 
 # Their frames only lead to the user's.
+_PACKAGE = os.path.dirname(os.path.dirname(__file__))
 _MACHINERY = tuple(
-    f"{os.path.dirname(path)}{os.sep}" for path in (django.__file__, importlib.__file__, __file__)
+    f"{folder}{os.sep}"
+    for folder in (*map(os.path.dirname, (django.__file__, importlib.__file__)), _PACKAGE)
 )
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
+from typing import Protocol
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.core.signals import got_request_exception
+from django.http import HttpRequest
 
-from django_ws.mistakes import explain
-from django_ws.printable import printable
-from django_ws.request import WebSocketRequest
-from django_ws.throttled_log import ThrottledLog
+from django_ws.logs.printable import printable
+from django_ws.logs.throttled import ThrottledLog
 
 logger = logging.getLogger("django.ws.request")
 
@@ -21,9 +21,19 @@ logger = logging.getLogger("django.ws.request")
 _of_broadcasts = ThrottledLog(logger, logging.WARNING, "exceptions in hooks of broadcasts")
 
 
+class Request(Protocol):
+    """The handshake, as far as a report needs it."""
+
+    @property
+    def path(self) -> str: ...
+
+    def for_reports(self) -> HttpRequest:
+        """Without what no report may show."""
+
+
 async def report_error(
     sender: type,
-    request: WebSocketRequest,
+    request: Request,
     connection_id: str,
     place: str,
     error: BaseException,
@@ -36,7 +46,6 @@ async def report_error(
     What these raise is logged too, and goes no further. Of the exceptions in the hooks for
     broadcasts one of a kind is logged in 10 s, and the others are counted.
     """
-    explain(error)
     report = sync_to_async(_report)
     is_logged = not is_of_broadcast or _of_broadcasts.admits(
         (sender.__qualname__, place, type(error).__qualname__),
@@ -57,27 +66,27 @@ async def report_error(
 
 def _report(
     sender: type,
-    request: WebSocketRequest,
+    request: Request,
     connection_id: str,
     place: str,
     error: BaseException,
     is_logged: bool,
 ) -> None:
-    user, request = getattr(request, "user", None), request.for_reports()
+    user, shown = getattr(request, "user", None), request.for_reports()
     if is_logged:
         logger.error(
             "WebSocket %s: exception in %s (user %s, connection %s)",
-            printable(request.path),
+            printable(shown.path),
             place,
             printable(str(user)),
             connection_id,
             exc_info=error,
-            extra={"request": request, "status_code": 500},
+            extra={"request": shown, "status_code": 500},
         )
     try:
         raise error  # receivers ask sys.exc_info()
     except BaseException:
-        got_request_exception.send(sender=sender, request=request)
+        got_request_exception.send(sender=sender, request=shown)
 
 
 def debug_reason(error: BaseException) -> str:
