@@ -32,8 +32,8 @@ from django_ws.hooks import Hooks
 from django_ws.logs.error_reports import debug_reason, report_error
 from django_ws.logs.printable import printable
 from django_ws.logs.throttled import ThrottledLog
-from django_ws.mistakes import explain
 from django_ws.request import WebSocketRequest
+from django_ws.threads.mistakes import explain
 
 logger = logging.getLogger("django.ws.request")
 

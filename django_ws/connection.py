@@ -16,7 +16,6 @@ from threading import get_ident
 from typing import Any, Literal, cast
 
 from django_ws import conf
-from django_ws.acting import Failed, act, current_task_of, done
 from django_ws.close_codes import close_code_of, is_sendable, status_of
 from django_ws.exceptions import (
     ConnectionClosed,
@@ -31,7 +30,8 @@ from django_ws.logs.printable import printable
 from django_ws.logs.throttled import ThrottledLog
 from django_ws.outbound import MESSAGE_OVERHEAD, Outbound, data_size
 from django_ws.retry import retry_after
-from django_ws.sync import SyncWork, own_sync_work
+from django_ws.threads.any_thread import Failed, act, current_task_of, done
+from django_ws.threads.pool import SyncWork, own_sync_work
 from django_ws.types import ASGIApplication, Event, Receive, Scope, Send
 
 logger = logging.getLogger("django.ws.request")

@@ -8,7 +8,6 @@ from collections.abc import Awaitable
 from typing import Any
 
 from django_ws import conf
-from django_ws.acting import done
 from django_ws.background import Background
 from django_ws.calls import Calls, Handler
 from django_ws.connection import REFUSED, Connection
@@ -17,6 +16,7 @@ from django_ws.logs.throttled import ThrottledLog
 from django_ws.pubsub.hubs import hub_of
 from django_ws.subscriptions import Subscriptions
 from django_ws.tasks import StartedTask
+from django_ws.threads.any_thread import done
 
 logger = logging.getLogger("django.ws.request")
 

@@ -14,7 +14,6 @@ from weakref import WeakMethod
 from django.utils.timezone import now
 
 from django_ws import conf
-from django_ws.acting import Done, Failed, act, done
 from django_ws.codecs import Codec, JSONCodec, TextCodec
 from django_ws.connection import CONNECTING, HANDED_OVER, OPEN, Connection, Overflow
 from django_ws.exceptions import DecodeError, EncodeError, InvalidMessage, Reject, StateError
@@ -35,6 +34,7 @@ from django_ws.tasks import (
     sleep_loop,
     too_late,
 )
+from django_ws.threads.any_thread import Done, Failed, act, done
 from django_ws.types import Subscriber
 
 logger = logging.getLogger("django.ws.request")

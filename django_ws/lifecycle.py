@@ -17,7 +17,6 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 
 from django_ws import conf
-from django_ws.acting import Done, current_task, done, own_context
 from django_ws.admission import admission_of
 from django_ws.bounds import Bounds, bounds_of
 from django_ws.calls import HANDLER_CLASS, LOG_IN, MIDDLEWARE
@@ -36,6 +35,7 @@ from django_ws.logs.printable import printable
 from django_ws.logs.throttled import ThrottledLog
 from django_ws.outbound import data_size
 from django_ws.pubsub.hubs import DEFAULT, hub_of
+from django_ws.threads.any_thread import Done, current_task, done, own_context
 from django_ws.types import ASGIApplication, Login, Scope
 
 logger = logging.getLogger("django.ws.request")

@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from django_ws import stalls
 from django_ws.logs.throttled import flush_all
 from django_ws.pubsub.hubs import close_all, open_all
+from django_ws.threads import stalls
 from django_ws.types import ASGIApplication, Event, Receive, Scope, Send
 
 logger = logging.getLogger("django.ws")

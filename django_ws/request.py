@@ -18,7 +18,7 @@ from django_ws.conf.script_name import normal_script_name
 from django_ws.conf.trusted_proxies import client_address
 from django_ws.logs.redaction import report_filter, shown_query
 from django_ws.session import ConnectionSession, connection_session
-from django_ws.thread_caches import share_cache
+from django_ws.threads.caches import share_cache
 from django_ws.types import Login, Scope
 
 SCHEMES = {"ws": "http", "wss": "https"}

@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 from django_ws import conf
-from django_ws.acting import All, Failed, Pending, done
 from django_ws.calls import Calls, Handler
 from django_ws.connection import Connection
 from django_ws.exceptions import TooManyTopics, TopicForbidden
@@ -19,6 +18,7 @@ from django_ws.hook_queue import HasBackground, HookQueue, TopicHandler, cannot_
 from django_ws.pubsub.envelope import Broadcast
 from django_ws.pubsub.hub import Hub
 from django_ws.pubsub.topics import ConnectionTopic, check_topics, check_topics_to_join
+from django_ws.threads.any_thread import All, Failed, Pending, done
 from django_ws.types import Event, Subscriber
 
 

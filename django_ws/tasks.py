@@ -10,8 +10,8 @@ from contextlib import suppress
 from contextvars import Context
 from typing import Any
 
-from django_ws.acting import Action, DoneFuture
 from django_ws.exceptions import ConnectionClosed, MessageDropped
+from django_ws.threads.any_thread import Action, DoneFuture
 
 TASK_DUPLICATE_STARTED = "task-duplicate-started"
 TASK_WS_CLOSED = "task-websocket-closed"

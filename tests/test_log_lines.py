@@ -24,14 +24,7 @@ from django.core.exceptions import BadRequest, PermissionDenied
 from pytest_django import Settings
 
 import django_ws
-from django_ws import (
-    ConnectionClosed,
-    WebSocketHandler,
-    abroadcast,
-    broadcast_on_commit,
-    stalls,
-    sync,
-)
+from django_ws import ConnectionClosed, WebSocketHandler, abroadcast, broadcast_on_commit
 from django_ws.auth.tokens import once
 from django_ws.auth.tokens.ticket_session import session_key_of
 from django_ws.exceptions import BroadcastError, InvalidMessage
@@ -43,6 +36,7 @@ from django_ws.pubsub.backends.breaker import Breaker
 from django_ws.pubsub.backends.memory import MemoryPublisher
 from django_ws.pubsub.hubs import running_hub
 from django_ws.testing import HandshakeRejected, WebSocketClient
+from django_ws.threads import pool, stalls
 from tests.asgi_peer import PATH, SECONDS, Peer, handlers, route, until
 from tests.pubsub.fickle import CONFIG, FickleBackend, fickle  # noqa: F401  (a fixture)
 
@@ -525,7 +519,7 @@ async def _(it: Floods) -> None:
 
 @floods("connections whose sync work waits")
 async def _(it: Floods) -> None:
-    it.monkeypatch.setattr(sync, "LONG_SECONDS", 0.001)
+    it.monkeypatch.setattr(pool, "LONG_SECONDS", 0.001)
     go_on = threading.Event()
 
     class Busy(WebSocketHandler):
@@ -541,7 +535,7 @@ async def _(it: Floods) -> None:
 
 @floods("waits for a free thread")
 async def _(it: Floods) -> None:
-    it.monkeypatch.setattr(sync, "LONG_SECONDS", 0.0)
+    it.monkeypatch.setattr(pool, "LONG_SECONDS", 0.0)
 
     class Working(WebSocketHandler):
         def on_message(self, message: Any) -> None: ...

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from django_ws import WebSocketHandler
-from django_ws.mistakes import NEEDS_NO_TASK, explain
+from django_ws.threads.mistakes import NEEDS_NO_TASK, explain
 from tests.asgi_peer import Peer, client
 
 NOTE = "need no task"

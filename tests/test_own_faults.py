@@ -15,9 +15,10 @@ from django.core.exceptions import SynchronousOnlyOperation
 from django.core.signals import got_request_exception
 from pytest_django import Settings
 
-from django_ws import WebSocketHandler, acting, broadcast_on_commit
+from django_ws import WebSocketHandler, broadcast_on_commit
 from django_ws.exceptions import BroadcastError, SendTimeout
 from django_ws.testing import HandshakeRejected
+from django_ws.threads import any_thread
 from tests.asgi_peer import Peer, client, until
 from tests.pubsub.fickle import FickleBackend, fickle  # noqa: F401  (a fixture)
 
@@ -57,7 +58,7 @@ async def test_a_client_that_does_not_read_makes_no_error_of_a_sync_hook_that_se
 async def test_clients_that_do_not_read_do_not_take_all_threads(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(acting, "_may_wait", lambda: 1)
+    monkeypatch.setattr(any_thread, "_may_wait", lambda: 1)
     settings.WS_SEND_TIMEOUT = 600.0
 
     class Handler(WebSocketHandler):
@@ -80,7 +81,7 @@ async def test_clients_that_do_not_read_do_not_take_all_threads(
 async def test_who_is_only_kept_waiting_by_the_event_loop_waits_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(acting, "_may_wait", lambda: 0)
+    monkeypatch.setattr(any_thread, "_may_wait", lambda: 0)
 
     class Handler(WebSocketHandler):
         def on_message(self, message: Any) -> None:
@@ -88,7 +89,7 @@ async def test_who_is_only_kept_waiting_by_the_event_loop_waits_on(
             self.send(message)
 
     async def stall() -> None:
-        time.sleep(2 * acting.CROWDED_SECONDS)  # noqa: ASYNC251
+        time.sleep(2 * any_thread.CROWDED_SECONDS)  # noqa: ASYNC251
 
     loop = asyncio.get_running_loop()
     async with Peer(Handler) as one, Peer(Handler) as two:
@@ -219,7 +220,7 @@ async def test_broadcast_on_commit_in_async_code_names_the_cure() -> None:
 async def test_a_close_of_a_client_that_does_not_read_takes_no_thread_for_long(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, reported: list[Any]
 ) -> None:
-    monkeypatch.setattr(acting, "_may_wait", lambda: 0)
+    monkeypatch.setattr(any_thread, "_may_wait", lambda: 0)
     settings.WS_SEND_TIMEOUT = 600.0
     gone_on = threading.Event()
 
@@ -281,9 +282,9 @@ async def test_a_task_whose_broadcast_fails_is_told_in_one_line(
 
 
 def test_a_forked_child_counts_its_own_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(acting, "_lock", threading.Lock())
-    monkeypatch.setattr(acting, "_waiting_for_clients", 5)
-    acting._lock.acquire()
-    acting._after_fork()
-    assert not acting._lock.locked()
-    assert acting._waiting_for_clients == 0
+    monkeypatch.setattr(any_thread, "_lock", threading.Lock())
+    monkeypatch.setattr(any_thread, "_waiting_for_clients", 5)
+    any_thread._lock.acquire()
+    any_thread._after_fork()
+    assert not any_thread._lock.locked()
+    assert any_thread._waiting_for_clients == 0

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from django_ws import stalls
-from django_ws.stalls import LOOK_SECONDS, Signs, StallWatch
-from django_ws.sync import run_unit
+from django_ws.threads import stalls
+from django_ws.threads.pool import run_unit
+from django_ws.threads.stalls import LOOK_SECONDS, Signs, StallWatch
 from tests.asgi import application
 from tests.redis_server import until
 

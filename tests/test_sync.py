@@ -21,8 +21,9 @@ from django.db.backends.sqlite3.base import DatabaseWrapper
 from django.db.utils import DatabaseError
 from pytest_django import Settings
 
-from django_ws import WebSocketHandler, sync
+from django_ws import WebSocketHandler
 from django_ws.testing import WebSocketClient
+from django_ws.threads import pool
 from tests.routes import path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -507,12 +508,12 @@ from django.conf import settings
 settings.configure(SECRET_KEY="x", ROOT_WS_URLCONF="none")
 import django
 django.setup()
-from django_ws import sync
+from django_ws.threads import pool
 
 held, forked = threading.Event(), threading.Event()
 
 def hold():
-    with sync._pool_lock:
+    with pool._pool_lock:
         held.set()
         forked.wait(30)
 
@@ -522,7 +523,7 @@ child = os.fork()
 if child:
     forked.set()
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-ran = sync.InOrder().submit(threading.current_thread).result(20)
+ran = pool.InOrder().submit(threading.current_thread).result(20)
 os._exit(0 if ran.name.startswith("django_ws") else 2)
 """
 
@@ -546,44 +547,44 @@ def test_fork_while_a_thread_begins_its_first_call_leaves_no_lock_behind(tmp_pat
 def own_pool(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> Iterator[None]:
     """One thread, for this test alone."""
     settings.WS_SYNC_THREADS = 1
-    monkeypatch.setattr(sync, "_pool", None)
+    monkeypatch.setattr(pool, "_pool", None)
     yield
-    if sync._pool is not None:
-        sync._pool.shutdown()
+    if pool._pool is not None:
+        pool._pool.shutdown()
 
 
 @pytest.mark.usefixtures("own_pool")
 class TestRefusals:
     def test_a_call_that_is_refused_fails_and_the_next_one_runs(self) -> None:
-        calls = sync.InOrder()
+        calls = pool.InOrder()
         assert calls.submit(int, "1").result(SECONDS) == 1
-        assert sync._pool is not None
-        sync._pool.shutdown()
+        assert pool._pool is not None
+        pool._pool.shutdown()
         with pytest.raises(RuntimeError, match="after shutdown"):
             calls.submit(int, "2").result(SECONDS)
-        sync._pool = None
+        pool._pool = None
         assert calls.submit(int, "3").result(SECONDS) == 3
 
     def test_what_waits_behind_a_call_fails_with_it(self) -> None:
-        calls = sync.InOrder()
+        calls = pool.InOrder()
         running = calls.submit(Meeting.go_on.wait, SECONDS)
         waiting = [calls.submit(int, "1") for _ in range(3)]
         assert waiting[1].cancel()
-        assert sync._pool is not None
-        sync._pool.shutdown(wait=False)
+        assert pool._pool is not None
+        pool._pool.shutdown(wait=False)
         Meeting.go_on.set()
         assert running.result(SECONDS)
         for each in (waiting[0], waiting[2]):
             with pytest.raises(RuntimeError, match="after shutdown"):
                 each.result(SECONDS)
-        sync._pool = None
+        pool._pool = None
         assert calls.submit(int, "2").result(SECONDS) == 2
 
     def test_a_thread_that_the_system_refuses_leaves_nothing_that_overlaps(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The executor has taken the call by then, and runs it as soon as there is a thread."""
-        calls = sync.InOrder()
+        calls = pool.InOrder()
         real = threading.Thread.start
         refusals = iter([True])
 
@@ -596,8 +597,8 @@ class TestRefusals:
         with pytest.raises(RuntimeError, match="can't start new thread"):
             calls.submit(Meeting.steps.append, "refused").result(SECONDS)
         assert calls.submit(int, "1").result(SECONDS) == 1
-        assert sync._pool is not None
-        sync._pool.shutdown()
+        assert pool._pool is not None
+        pool._pool.shutdown()
         assert Meeting.steps == []
 
     def test_a_setting_that_changes_meanwhile_refuses_nothing(self, settings: Settings) -> None:
@@ -605,12 +606,12 @@ class TestRefusals:
 
         def change() -> None:
             while not ended.is_set():
-                sync._resize(setting="WS_SYNC_THREADS")
+                pool._resize(setting="WS_SYNC_THREADS")
 
         changing = threading.Thread(target=change)
         changing.start()
         try:
-            calls = [sync.InOrder() for _ in range(3)]
+            calls = [pool.InOrder() for _ in range(3)]
             results = [calls[n % 3].submit(int, f"{n}") for n in range(300)]
             assert [each.result(SECONDS) for each in results] == list(range(300))
         finally:

@@ -17,7 +17,7 @@ from django_ws import WebSocketHandler
 from django_ws.auth.watch import watch_here
 from django_ws.testing import WebSocketClient
 from django_ws.testing.login import session_cookie
-from django_ws.thread_caches import ThreadCache, cache_of_thread, share_cache
+from django_ws.threads.caches import ThreadCache, cache_of_thread, share_cache
 from tests.asgi_peer import PATH, client, the_handler, until
 from tests.redis_server import RedisServer
 

@@ -17,10 +17,11 @@ from django.contrib.auth.models import User
 from django.db import connection, connections
 from pytest_django import Settings
 
-from django_ws import WebSocketHandler, sync
+from django_ws import WebSocketHandler
 from django_ws.auth.watch import watch_here
-from django_ws.sync import InOrder
 from django_ws.testing import HandshakeRejected, WebSocketClient
+from django_ws.threads import pool as sync
+from django_ws.threads.pool import InOrder
 from tests.asgi_peer import PATH, Peer, client, handlers, route, the_handler, until
 
 pytestmark = pytest.mark.django_db(transaction=True)

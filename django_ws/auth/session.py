@@ -16,7 +16,7 @@ from django_ws.auth.login import Login, row_of, users_now
 from django_ws.auth.session_owner import session_owner
 from django_ws.auth.session_user import SessionUsers
 from django_ws.session import ConnectionSession
-from django_ws.thread_caches import share_cache
+from django_ws.threads.caches import share_cache
 
 Sessions = dict[str, tuple[dict[str, Any], float | None]]  # data, and the end where one is known
 

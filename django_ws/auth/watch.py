@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 from django_ws import conf
 from django_ws.auth.looks import Looks, Watched
-from django_ws.sync import Place, context_at, place
+from django_ws.threads.pool import Place, context_at, place
 
 
 class Watch:

@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 
-from django_ws.acting import Pending
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends.base import TOO_LATE
 from django_ws.pubsub.losses import Losses
+from django_ws.threads.any_thread import Pending
 
 MAX_BATCH = 500  # messages
 MAX_BATCH_BYTES = 1024 * 1024  # so that a slow network takes a batch in time; one always fits

@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Callable, Collection
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
-from django_ws.acting import Failed, Pending, done
 from django_ws.exceptions import BroadcastError
 from django_ws.logs.throttled import ThrottledLog
 from django_ws.pubsub.backends.base import PUBLISH_SECONDS, Backend
 from django_ws.pubsub.chores import Chores
 from django_ws.pubsub.copies import Copies
+from django_ws.threads.any_thread import Failed, Pending, done
 from django_ws.types import Subscriber
 
 logger = logging.getLogger("django.ws")

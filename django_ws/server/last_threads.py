@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 
-from django_ws.stalls import place_in
+from django_ws.threads.stalls import place_in
 
 logger = logging.getLogger("django.ws")  # uvicorn's cuts text at "?", and a place is code
 

@@ -17,7 +17,7 @@ from typing import Any
 import uvicorn
 from django.conf import settings
 
-from django_ws import conf, stalls
+from django_ws import conf
 from django_ws.admission import admission_of
 from django_ws.pubsub.backends.memory import MemoryBackend
 from django_ws.pubsub.hubs import all_connected, backend_class
@@ -32,6 +32,7 @@ from django_ws.server.loading import Site, prepared
 from django_ws.server.server import Server
 from django_ws.server.table import Row
 from django_ws.server.waiting import waiting_of
+from django_ws.threads import stalls
 
 logger = logging.getLogger("uvicorn.error")
 

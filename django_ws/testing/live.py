@@ -12,7 +12,7 @@ from django.core.handlers.asgi import ASGIHandler
 from django.test import TransactionTestCase, modify_settings
 
 from django_ws.asgi import WebSocketApplication
-from django_ws.sync import close_databases
+from django_ws.threads.pool import close_databases
 
 START_SECONDS = 10.0
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor, Future
 from typing import Any, ParamSpec, TypeVar
 
-from django_ws.sync import give_everything_to
 from django_ws.testing.server import STOP_SECONDS
+from django_ws.threads.pool import give_everything_to
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -12,7 +12,7 @@ from django.core.cache.backends.filebased import FileBasedCache
 from django.core.cache.backends.locmem import LocMemCache
 
 from django_ws.logs.throttled import ThrottledLog
-from django_ws.thread_caches import cache_of_thread
+from django_ws.threads.caches import cache_of_thread
 
 logger = logging.getLogger("django.ws")
 

@@ -31,7 +31,7 @@ from django_ws.auth.session import SessionLogin, key_in_session
 from django_ws.auth.session_user import user_in
 from django_ws.auth.tokens.once import is_first, is_sharp
 from django_ws.auth.tokens.ticket_session import keep_session, session_key_of
-from django_ws.thread_caches import share_cache
+from django_ws.threads.caches import share_cache
 from django_ws.types import Login as AnyLogin
 
 logger = logging.getLogger("django.ws")

@@ -10,7 +10,7 @@ import hashlib
 import logging
 
 from django_ws.logs.throttled import ThrottledLog
-from django_ws.thread_caches import cache_of_thread
+from django_ws.threads.caches import cache_of_thread
 
 logger = logging.getLogger("django.ws")
 

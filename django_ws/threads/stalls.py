@@ -28,7 +28,7 @@ STALL_SECONDS = 1.0  # what is shorter is not told of
 
 _stalls = ThrottledLog(logger, logging.WARNING, "stalls of the event loop")
 
-_OURS = str(Path(__file__).parent)
+_OURS = str(Path(__file__).parents[1])
 _STANDARD = tuple({sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")})
 _INSTALLED = ("site-packages", "dist-packages")
 # Packages that run the site's code, and are run by the library itself.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from django_ws.acting import SHOWN, Action, DoneFuture
+from django_ws.threads.any_thread import SHOWN, Action, DoneFuture
 
 NEEDS_NO_TASK = (
     "send(), close(), broadcast() and the other methods of a handler start at the call. They give "
