@@ -13,7 +13,7 @@ from http import HTTPStatus
 from weakref import WeakKeyDictionary
 
 from django_ws import conf
-from django_ws.connection import CONNECTING, Connection
+from django_ws.connection.connection import CONNECTING, Connection
 from django_ws.logs.throttled import ThrottledLog
 
 logger = logging.getLogger("django.ws.request")

@@ -16,7 +16,7 @@ from django_ws.admission import admission_of, turn_away
 from django_ws.auth import signals
 from django_ws.conf.installed import tell_what_is_missing
 from django_ws.conf.script_name import normal_scope, normal_script_name
-from django_ws.connection import Connection
+from django_ws.connection.connection import Connection
 from django_ws.drain import is_draining, lives
 from django_ws.handler import WebSocketHandler
 from django_ws.lifespan import lifespan

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from django.apps import apps
 
 from django_ws import conf
-from django_ws.connection import Connection
+from django_ws.connection.connection import Connection
 from django_ws.exceptions import StateError
 from django_ws.handler import WebSocketHandler
 from django_ws.request import WebSocketRequest

@@ -12,7 +12,7 @@ from django_ws import conf
 from django_ws.calls import Calls, Handler
 from django_ws.close_codes import CloseCode
 from django_ws.conf.rate import parse_rate
-from django_ws.connection import OPEN, Connection
+from django_ws.connection.connection import OPEN, Connection
 from django_ws.logs.throttled import ThrottledLog
 from django_ws.token_bucket import TokenBucket
 from django_ws.types import Event

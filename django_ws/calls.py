@@ -17,7 +17,7 @@ from django.http import Http404
 
 from django_ws.close_codes import CloseCode, close_code_of
 from django_ws.codecs import Codec
-from django_ws.connection import CONNECTING, OPEN, Connection
+from django_ws.connection.connection import CONNECTING, OPEN, Connection
 from django_ws.exceptions import (
     BroadcastError,
     ConnectionClosed,

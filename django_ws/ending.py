@@ -10,7 +10,7 @@ from typing import Any
 from django_ws import conf
 from django_ws.background import Background
 from django_ws.calls import Calls, Handler
-from django_ws.connection import REFUSED, Connection
+from django_ws.connection.connection import REFUSED, Connection
 from django_ws.logs.printable import printable
 from django_ws.logs.throttled import ThrottledLog
 from django_ws.pubsub.hubs import hub_of

@@ -15,7 +15,7 @@ from django.utils.timezone import now
 
 from django_ws import conf
 from django_ws.codecs import Codec, JSONCodec, TextCodec
-from django_ws.connection import CONNECTING, HANDED_OVER, OPEN, Connection, Overflow
+from django_ws.connection.connection import CONNECTING, HANDED_OVER, OPEN, Connection, Overflow
 from django_ws.exceptions import DecodeError, EncodeError, InvalidMessage, Reject, StateError
 from django_ws.hooks import Hooks, hooks_of
 from django_ws.lifecycle import Life

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple, Protocol
 
 from django_ws.background import Background
 from django_ws.calls import Calls, Handler
-from django_ws.connection import Connection
+from django_ws.connection.connection import Connection
+from django_ws.connection.outbound import MESSAGE_OVERHEAD
 from django_ws.exceptions import ConnectionClosed, DecodeError, MessageDropped
 from django_ws.logs.throttled import ThrottledLog
-from django_ws.outbound import MESSAGE_OVERHEAD
 from django_ws.pubsub.envelope import Broadcast
 
 logger = logging.getLogger("django.ws.request")

@@ -21,7 +21,9 @@ from django_ws.admission import admission_of
 from django_ws.bounds import Bounds, bounds_of
 from django_ws.calls import HANDLER_CLASS, LOG_IN, MIDDLEWARE
 from django_ws.close_codes import CloseCode
-from django_ws.connection import CONNECTING, HANDED_OVER, OPEN, REFUSED
+from django_ws.connection.connection import CONNECTING, HANDED_OVER, OPEN, REFUSED
+from django_ws.connection.inbound import STOPPED
+from django_ws.connection.outbound import data_size
 from django_ws.exceptions import (
     BroadcastError,
     ConnectionClosed,
@@ -30,10 +32,8 @@ from django_ws.exceptions import (
     MessageDropped,
 )
 from django_ws.first_message import FirstMessage
-from django_ws.inbound import STOPPED
 from django_ws.logs.printable import printable
 from django_ws.logs.throttled import ThrottledLog
-from django_ws.outbound import data_size
 from django_ws.pubsub.hubs import DEFAULT, hub_of
 from django_ws.threads.any_thread import Done, current_task, done, own_context
 from django_ws.types import ASGIApplication, Login, Scope

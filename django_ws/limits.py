@@ -14,7 +14,7 @@ from threading import Lock
 
 from django_ws import conf
 from django_ws.close_codes import CloseCode
-from django_ws.connection import Connection
+from django_ws.connection.connection import Connection
 from django_ws.logs.printable import printable
 from django_ws.logs.throttled import ThrottledLog
 from django_ws.pubsub.topics import user_topic

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from django_ws.close_codes import CloseCode
-from django_ws.connection import CONNECTING, HANDED_OVER, OPEN
+from django_ws.connection.connection import CONNECTING, HANDED_OVER, OPEN
+from django_ws.connection.retry_after import retry_after
 from django_ws.ending import Ending
-from django_ws.retry import retry_after
 
 LOOK_SECONDS = 0.05  # whether on_open has returned
 

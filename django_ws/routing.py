@@ -22,7 +22,7 @@ from django.utils import translation
 
 from django_ws import conf
 from django_ws.asgi_route import ASGIApplicationHandler
-from django_ws.connection import Connection
+from django_ws.connection.connection import Connection
 from django_ws.handler import WebSocketHandler
 from django_ws.request import WebSocketRequest
 

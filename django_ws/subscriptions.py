@@ -12,7 +12,7 @@ from typing import Any
 
 from django_ws import conf
 from django_ws.calls import Calls, Handler
-from django_ws.connection import Connection
+from django_ws.connection.connection import Connection
 from django_ws.exceptions import TooManyTopics, TopicForbidden
 from django_ws.hook_queue import HasBackground, HookQueue, TopicHandler, cannot_send
 from django_ws.pubsub.envelope import Broadcast

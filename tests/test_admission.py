@@ -93,7 +93,8 @@ def settings_of_all(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None
     settings.WS_DRAIN_SECONDS = 0
     settings.WS_CONNECT_TIMEOUT = SECONDS
     monkeypatch.setattr(asgi_peer, "SECONDS", SECONDS)
-    monkeypatch.setattr("django_ws.inbound.SWEEP_SECONDS", 0.01)  # leaving is noticed at once
+    # Leaving is noticed at once.
+    monkeypatch.setattr("django_ws.connection.inbound.SWEEP_SECONDS", 0.01)
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ import pytest
 from pytest_django import Settings
 
 from django_ws import ConnectionClosed, WebSocketHandler
+from django_ws.connection.retry_after import retry_after
 from django_ws.drain import drain, is_draining
-from django_ws.retry import retry_after
 from django_ws.testing import HandshakeRejected, WebSocketClient
 from tests.asgi_peer import PATH, Peer, route, turns, until
 
@@ -250,7 +250,7 @@ async def test_on_restart_comes_after_on_open() -> None:
 async def test_on_restart_is_not_called_where_the_client_leaves_before_on_open_has_returned(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("django_ws.inbound.SWEEP_SECONDS", 0.01)
+    monkeypatch.setattr("django_ws.connection.inbound.SWEEP_SECONDS", 0.01)
     go_on = asyncio.Event()
 
     class Handler(Telling):

@@ -31,7 +31,7 @@ class Ending(WebSocketHandler):
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hook counts as slow at once, for quick tests."""
-    monkeypatch.setattr("django_ws.inbound.SWEEP_SECONDS", 0.01)
+    monkeypatch.setattr("django_ws.connection.inbound.SWEEP_SECONDS", 0.01)
 
 
 @pytest.fixture

@@ -369,7 +369,8 @@ def one_alone(
     """Only one connection is let in; nothing stays counted after the test."""
     setattr(settings, request.param, 1)
     settings.WS_CLOSE_TIMEOUT = 0.5
-    monkeypatch.setattr("django_ws.inbound.SWEEP_SECONDS", 0.01)  # who leaves is noticed at once
+    # Leaving is noticed at once.
+    monkeypatch.setattr("django_ws.connection.inbound.SWEEP_SECONDS", 0.01)
     yield
     assert (limits._count, limits._owners, limits._counts) == (0, {}, {})
 

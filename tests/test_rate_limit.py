@@ -256,7 +256,7 @@ async def test_binary_messages_count_as_text_does() -> None:
 async def test_messages_that_were_read_ahead_count_when_their_turn_comes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("django_ws.inbound.SWEEP_SECONDS", 0.01)
+    monkeypatch.setattr("django_ws.connection.inbound.SWEEP_SECONDS", 0.01)
     go_on = asyncio.Event()
 
     class Handler(Counting):
@@ -278,7 +278,7 @@ async def test_messages_that_were_read_ahead_count_when_their_turn_comes(
 async def test_a_closing_client_is_noticed_while_the_hook_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("django_ws.inbound.SWEEP_SECONDS", 0.01)
+    monkeypatch.setattr("django_ws.connection.inbound.SWEEP_SECONDS", 0.01)
     ended = asyncio.Event()
 
     class Handler(WebSocketHandler):

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 from django_ws import WebSocketHandler
-from django_ws.inbound import MAX_WAITING_MESSAGES
+from django_ws.connection.inbound import MAX_WAITING_MESSAGES
 from tests.asgi_peer import Peer, turns, until
 
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hook counts as slow at once, for quick tests."""
-    monkeypatch.setattr("django_ws.inbound.SWEEP_SECONDS", 0.01)
+    monkeypatch.setattr("django_ws.connection.inbound.SWEEP_SECONDS", 0.01)
 
 
 class Slow(WebSocketHandler):

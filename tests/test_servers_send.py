@@ -149,7 +149,7 @@ class Sending:
 
 async def test_what_is_sent_into_the_waiting_call_reaches_the_servers() -> None:
     """Another library's loop may send values where asyncio sends None."""
-    from django_ws.outbound import _resume
+    from django_ws.connection.outbound import _resume
 
     awaitable = Sending()
     iterator = awaitable.__await__()

@@ -11,7 +11,7 @@ from django.core.checks import CheckMessage, Error
 
 from django_ws import conf
 from django_ws.conf.rate import parse_rate
-from django_ws.connection import Overflow
+from django_ws.connection.connection import Overflow
 from django_ws.handler import WebSocketHandler
 from django_ws.headers import checked_headers
 

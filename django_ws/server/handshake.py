@@ -21,7 +21,7 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 from websockets.version import version
 
-from django_ws.retry import retry_after
+from django_ws.connection.retry_after import retry_after
 from django_ws.server.frames import COMPRESSION
 from django_ws.server.http import HAS_BODY, INVALID, has_body
 from django_ws.server.keepalive import Keepalive

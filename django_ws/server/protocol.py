@@ -23,7 +23,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 
-from django_ws.frame_extension import NAME, FrameExtension
+from django_ws.connection.shared_frames import NAME, FrameExtension
 from django_ws.server.frames import (
     BINARY_HEADS,
     FIN_BINARY,

@@ -14,10 +14,11 @@ from urllib.request import urlopen
 import pytest
 from websockets.sync.client import connect
 
-from django_ws import WebSocketHandler, conf, inbound
+from django_ws import WebSocketHandler, conf
 from django_ws.auth import FirstMessageAuthMixin, looks
 from django_ws.auth.tokens import authenticator, ticket
 from django_ws.conf import trusted_proxies
+from django_ws.connection import inbound
 from django_ws.pubsub import arrivals, outbox, rooms, topics
 from django_ws.pubsub.backends import base
 from django_ws.server import limits, reading, stalled, waiting

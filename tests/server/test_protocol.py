@@ -15,7 +15,7 @@ from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.server import ServerProtocol
 
-from django_ws.frame_extension import NAME, FrameExtension, extension_of
+from django_ws.connection.shared_frames import NAME, FrameExtension, extension_of
 from django_ws.server.config import ws_protocol
 from django_ws.server.frames import Frames
 from django_ws.server.protocol import FastProtocol

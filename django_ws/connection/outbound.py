@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context
 from typing import Any, cast
 
+from django_ws.connection.shared_frames import FrameExtension, Prepare, Write
 from django_ws.exceptions import ConnectionClosed, MessageDropped, WebSocketError
-from django_ws.frame_extension import FrameExtension, Prepare, Write
 from django_ws.logs.printable import printable
 from django_ws.logs.throttled import ThrottledLog
 from django_ws.threads.any_thread import Failed, Pending, current_task, done

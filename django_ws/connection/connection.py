@@ -17,19 +17,19 @@ from typing import Any, Literal, cast
 
 from django_ws import conf
 from django_ws.close_codes import close_code_of, is_sendable, status_of
+from django_ws.connection.inbound import STOPPED, Inbound
+from django_ws.connection.outbound import MESSAGE_OVERHEAD, Outbound, data_size
+from django_ws.connection.retry_after import retry_after
+from django_ws.connection.shared_frames import extension_of
 from django_ws.exceptions import (
     ConnectionClosed,
     MessageDropped,
     StateError,
     WebSocketError,
 )
-from django_ws.frame_extension import extension_of
 from django_ws.headers import encoded_headers
-from django_ws.inbound import STOPPED, Inbound
 from django_ws.logs.printable import printable
 from django_ws.logs.throttled import ThrottledLog
-from django_ws.outbound import MESSAGE_OVERHEAD, Outbound, data_size
-from django_ws.retry import retry_after
 from django_ws.threads.any_thread import Failed, act, current_task_of, done
 from django_ws.threads.pool import SyncWork, own_sync_work
 from django_ws.types import ASGIApplication, Event, Receive, Scope, Send

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from threading import get_ident
 from weakref import WeakKeyDictionary
 
-from django_ws.outbound import data_size
+from django_ws.connection.outbound import data_size
 from django_ws.types import Event, Receive
 
 logger = logging.getLogger("django.ws.request")

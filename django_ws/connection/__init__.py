@@ -1,0 +1,1 @@
+"""The ASGI state machine of one socket. Start with ``connection.py``."""
