@@ -12,7 +12,6 @@ from django.urls import Resolver404, set_script_prefix
 from django.utils import translation
 
 from django_ws import missed_upgrades, routing
-from django_ws.admission import admission_of, turn_away
 from django_ws.auth import signals
 from django_ws.conf.installed import tell_what_is_missing
 from django_ws.conf.script_name import normal_scope, normal_script_name
@@ -20,7 +19,8 @@ from django_ws.connection.connection import Connection
 from django_ws.drain import is_draining, lives
 from django_ws.handler import WebSocketHandler
 from django_ws.lifespan import lifespan
-from django_ws.limits import limits
+from django_ws.limits.connection_limits import limits
+from django_ws.limits.handshake_queue import admission_of, turn_away
 from django_ws.logs.throttled import ThrottledLog
 from django_ws.middleware.chain import chain
 from django_ws.origin import Refusal, check_origin, without_cookies

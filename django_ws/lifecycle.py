@@ -17,8 +17,6 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 
 from django_ws import conf
-from django_ws.admission import admission_of
-from django_ws.bounds import Bounds, bounds_of
 from django_ws.calls import HANDLER_CLASS, LOG_IN, MIDDLEWARE
 from django_ws.close_codes import CloseCode
 from django_ws.connection.connection import CONNECTING, HANDED_OVER, OPEN, REFUSED
@@ -32,6 +30,8 @@ from django_ws.exceptions import (
     MessageDropped,
 )
 from django_ws.first_message import FirstMessage
+from django_ws.limits.handshake_queue import admission_of
+from django_ws.limits.message_limits import MessageLimits, message_limits_of
 from django_ws.logs.printable import printable
 from django_ws.logs.throttled import ThrottledLog
 from django_ws.pubsub.hubs import DEFAULT, hub_of
@@ -142,7 +142,7 @@ class Life(FirstMessage):
             return  # a middleware rejected, and called the next one all the same
         # A middleware may run this in a task of its own, as asyncio.wait_for() on Python 3.11.
         servers_task, connection.task = connection.task, current_task() or connection.task
-        bounds: Bounds | None = None
+        limits: MessageLimits | None = None
         try:
             calls.context = await own_context()
             if connection.state is not CONNECTING:
@@ -169,7 +169,7 @@ class Life(FirstMessage):
                 if connection.state is not CONNECTING:
                     return
             try:
-                bounds = bounds_of(handler, connection, calls)
+                limits = message_limits_of(handler, connection, self._tell_rate_limited)
             except Exception as error:
                 await calls.failed("rate_limit or idle_timeout", error)
                 return
@@ -196,9 +196,9 @@ class Life(FirstMessage):
             inbound = connection.inbound
             inbound.hook_ends()
             receive, next_event = inbound.receive, inbound.next
-            if bounds is not None:  # otherwise they cost nothing here
-                receive = next_event = bounds.next
-                bounds.begin()
+            if limits is not None:  # otherwise they cost nothing here
+                receive = next_event = limits.next
+                limits.begin()
             watch, busy = inbound.watch, inbound.watch.busy
             on_message = calls.function("on_message")
             takes_bytes = "on_bytes" in handler._hooks.overridden
@@ -264,12 +264,22 @@ class Life(FirstMessage):
                 connection.close(CloseCode.GOING_AWAY)
                 raise
         finally:
-            if bounds is not None:
-                bounds.end()
+            if limits is not None:
+                limits.end()
             if connection.state is OPEN:
                 connection.close(CloseCode.INTERNAL_ERROR)
             await self._finish()
             connection.task = servers_task
+
+    async def _tell_rate_limited(self) -> None:
+        inbound = self.connection.inbound
+        inbound.hook_starts()
+        try:
+            async with self.calls.turn():
+                await self.calls.call("on_rate_limited")
+        finally:
+            self.calls.place = "on_message"
+            inbound.hook_ends()
 
     async def _takes(self, on_text: Callable[[str], Awaitable[Any]], text: str) -> bool:
         """Whether ``on_text`` was all that is to be done with this text."""

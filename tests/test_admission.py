@@ -11,11 +11,12 @@ import pytest
 from django.urls import clear_url_caches
 from pytest_django import Settings
 
-from django_ws import Reject, WebSocketHandler, admission
-from django_ws.admission import admission_of
+from django_ws import Reject, WebSocketHandler
 from django_ws.auth import FirstMessageAuthMixin
 from django_ws.drain import drain
-from django_ws.limits import limits
+from django_ws.limits import handshake_queue
+from django_ws.limits.connection_limits import limits
+from django_ws.limits.handshake_queue import admission_of
 from tests import asgi_peer
 from tests.asgi import application
 from tests.asgi_peer import Event, HandlerClass, route, turns, until
@@ -271,7 +272,7 @@ async def test_who_has_yet_to_say_the_first_message_takes_no_place() -> None:
 async def test_more_than_may_wait_are_told_to_come_back(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(admission, "WAITING_FOR_EACH", 2)
+    monkeypatch.setattr(handshake_queue, "WAITING_FOR_EACH", 2)
 
     class Handler(Slow):
         pass

@@ -12,7 +12,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from django_ws import WebSocketHandler
-from django_ws.bounds import Bounds
+from django_ws.limits.message_limits import MessageLimits
 from django_ws.testing import HandshakeRejected
 from tests.asgi_peer import SECONDS, Peer, client, turns, until
 
@@ -60,13 +60,13 @@ async def said(handler_class: Any, *messages: str | bytes) -> AsyncIterator[Peer
 def timers(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How many seconds each timer was set for."""
     seconds: list[float] = []
-    look_in = Bounds._look_in
+    look_in = MessageLimits._look_in
 
-    def noting(self: Bounds, for_seconds: float) -> None:
+    def noting(self: MessageLimits, for_seconds: float) -> None:
         seconds.append(for_seconds)
         look_in(self, for_seconds)
 
-    monkeypatch.setattr(Bounds, "_look_in", noting)
+    monkeypatch.setattr(MessageLimits, "_look_in", noting)
     return seconds
 
 

@@ -13,8 +13,8 @@ from django.urls.converters import get_converters, register_converter
 from pytest_django import Settings
 
 from django_ws import Reject, WebSocketHandler
-from django_ws import limits as limits_module
-from django_ws.limits import Limits, limits
+from django_ws.limits import connection_limits as limits_module
+from django_ws.limits.connection_limits import Limits, limits
 from django_ws.logs import throttled
 from django_ws.request import WebSocketRequest
 from django_ws.testing import HandshakeRejected, WebSocketClient

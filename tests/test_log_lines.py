@@ -394,7 +394,7 @@ async def _(it: Floods) -> None:
             await go_on.wait()
 
     it.settings.WS_MAX_HANDSHAKES = 1
-    it.monkeypatch.setattr("django_ws.admission.WAITING_FOR_EACH", 0)
+    it.monkeypatch.setattr("django_ws.limits.handshake_queue.WAITING_FOR_EACH", 0)
     with route(Hanging):
         async with AsyncExitStack() as stack:
             first = asyncio.create_task(

@@ -13,9 +13,9 @@ from pytest_django import Settings
 from django_ws import WebSocketHandler
 from django_ws.codecs import JSONCodec
 from django_ws.conf.rate import NANOSECONDS, Rate, parse_rate
+from django_ws.limits.token_bucket import TokenBucket
 from django_ws.logs import throttled
 from django_ws.testing import HandshakeRejected
-from django_ws.token_bucket import TokenBucket
 from tests.asgi_peer import Peer, client, the_handler, turns, until
 
 SECOND = NANOSECONDS["s"]

@@ -14,7 +14,7 @@ from django_ws.auth.joint_login import JointLogin
 from django_ws.auth.login import Login
 from django_ws.conf.importing import import_named
 from django_ws.handler import WebSocketHandler
-from django_ws.limits import limits
+from django_ws.limits.connection_limits import limits
 from django_ws.middleware.token import TokenMiddleware
 
 Chain = Callable[[WebSocketHandler], Awaitable[None]]

@@ -30,7 +30,7 @@ from pytest_django import Settings
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from django_ws.admission import admission_of
+from django_ws.limits.handshake_queue import admission_of
 from django_ws.management.commands.runws import Command, application_target
 from django_ws.server import proxy, worker
 from django_ws.server.__main__ import main, new_parser

@@ -1,20 +1,21 @@
-"""How much a client may say, and how long nothing: ``rate_limit`` and ``idle_timeout``."""
+"""How often a client may send, and how long it may be silent: ``rate_limit``, ``idle_timeout``."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
 import logging
+from collections.abc import Awaitable, Callable
+from typing import Literal, Protocol
 
 from django.core.exceptions import ImproperlyConfigured
 
 from django_ws import conf
-from django_ws.calls import Calls, Handler
 from django_ws.close_codes import CloseCode
 from django_ws.conf.rate import parse_rate
 from django_ws.connection.connection import OPEN, Connection
+from django_ws.limits.token_bucket import TokenBucket
 from django_ws.logs.throttled import ThrottledLog
-from django_ws.token_bucket import TokenBucket
 from django_ws.types import Event
 
 logger = logging.getLogger("django.ws.request")
@@ -23,10 +24,23 @@ _over_the_limit = ThrottledLog(logger, logging.WARNING, "messages above a rate_l
 _idle = ThrottledLog(logger, logging.INFO, "idle connections")
 
 
-def bounds_of(handler: Handler, connection: Connection, calls: Calls) -> Bounds | None:
-    """The bounds of one connection; None, and nothing to be done, where the handler sets none.
+class Handler(Protocol):
+    """What the limits need of the user's handler."""
 
-    Raises ``ImproperlyConfigured`` for a value that is wrong.
+    rate_limit: str | Literal[False] | None
+    idle_timeout: float | None
+    _rate_limited: int
+
+    @property
+    def _own_id(self) -> str: ...
+
+
+def message_limits_of(
+    handler: Handler, connection: Connection, on_rate_limited: Callable[[], Awaitable[None]]
+) -> MessageLimits | None:
+    """The limits of one connection; None where the handler sets none: then they cost nothing.
+
+    Raises ``ImproperlyConfigured`` for a wrong value. ``on_rate_limited`` calls the hook.
     """
     rate_limit, idle_timeout = handler.rate_limit, handler.idle_timeout
     name = "rate_limit"
@@ -39,10 +53,10 @@ def bounds_of(handler: Handler, connection: Connection, calls: Calls) -> Bounds 
     if rate is None and seconds is None:
         return None
     bucket = None if rate is None else TokenBucket(rate)
-    return Bounds(handler, connection, calls, bucket, seconds)
+    return MessageLimits(handler, connection, on_rate_limited, bucket, seconds)
 
 
-class Bounds:
+class MessageLimits:
     """Stands between the events of one connection and its handler. For the loop's thread only.
 
     There is no timer for a message. One for the connection looks when the client would have
@@ -50,7 +64,7 @@ class Bounds:
     """
 
     __slots__ = (
-        "_bucket", "_calls", "_connection", "_handler", "_idle_seconds", "_timer",
+        "_bucket", "_connection", "_handler", "_idle_seconds", "_on_rate_limited", "_timer",
         "_waits_since",
     )  # fmt: skip
 
@@ -58,13 +72,13 @@ class Bounds:
         self,
         handler: Handler,
         connection: Connection,
-        calls: Calls,
+        on_rate_limited: Callable[[], Awaitable[None]],
         bucket: TokenBucket | None,
         idle_seconds: float | None,
     ) -> None:
         self._handler = handler
         self._connection = connection
-        self._calls = calls
+        self._on_rate_limited = on_rate_limited
         self._bucket = bucket
         self._idle_seconds = idle_seconds
         self._waits_since: float | None = None  # None while a hook runs
@@ -93,8 +107,8 @@ class Bounds:
             await self._over_the_limit()
 
     async def _over_the_limit(self) -> None:
-        """A message is not handled; the hook decides what becomes of the connection."""
-        handler, inbound = self._handler, self._connection.inbound
+        """A message is not handled. The hook decides whether the connection goes on."""
+        handler = self._handler
         handler._rate_limited += 1
         _over_the_limit.log(
             self._connection.path,
@@ -104,13 +118,7 @@ class Bounds:
             handler._own_id,
             handler._rate_limited,
         )
-        inbound.hook_starts()
-        try:
-            async with self._calls.turn():
-                await self._calls.call("on_rate_limited")
-        finally:
-            self._calls.place = "on_message"
-            inbound.hook_ends()
+        await self._on_rate_limited()
 
     def _look_in(self, seconds: float) -> None:
         # In an empty context: a cancelled timer keeps its own alive until its time has come.
