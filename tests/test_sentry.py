@@ -41,7 +41,9 @@ def sentry() -> Iterator[list[Any]]:
     )
     yield transport.events
     sentry_sdk.get_client().close()
-    sentry_sdk.init()
+    # Without integrations: the one for logging keeps the last 100 lines, with their requests.
+    sentry_sdk.init(default_integrations=False)
+    sentry_sdk.get_isolation_scope().clear()
 
 
 def recipe() -> Any:

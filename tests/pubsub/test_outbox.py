@@ -326,7 +326,7 @@ async def test_too_much_is_refused_and_told_to_who_waits_or_to_the_log(
     server.frozen = {"a"}
     sending.put([("a", b"1")])
     error = await failure(sending.put([("a", b"x" * 400)]))
-    assert "601 bytes wait to be published already" in str(error)
+    assert f"{outbox.MESSAGE_BYTES + 1} bytes wait to be published already" in str(error)
     assert lines(caplog) == []
     sending.put([("a", b"x" * 400)])  # as a hook does: it is not interrupted
     await until(lambda: lines(caplog))
