@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from django_ws.close_codes import CloseCode
     from django_ws.exceptions import ConnectionClosed, Reject
     from django_ws.handler import WebSocketHandler
+    from django_ws.lifecycle.tasks import TASK_DUPLICATE_STARTED, TASK_WS_CLOSED
     from django_ws.pubsub.publish import (
         abroadcast,
         abroadcast_many,
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from django_ws.pubsub.topics import connection_topic, user_topic
     from django_ws.request import WebSocketRequest
     from django_ws.routing import ws_reverse, ws_url
-    from django_ws.tasks import TASK_DUPLICATE_STARTED, TASK_WS_CLOSED
 
 __all__ = [
     "TASK_DUPLICATE_STARTED",
@@ -59,8 +59,8 @@ _MODULES = {
     "adisconnect": "pubsub.publish",
     "connection_topic": "pubsub.topics",
     "user_topic": "pubsub.topics",
-    "TASK_DUPLICATE_STARTED": "tasks",
-    "TASK_WS_CLOSED": "tasks",
+    "TASK_DUPLICATE_STARTED": "lifecycle.tasks",
+    "TASK_WS_CLOSED": "lifecycle.tasks",
     "CloseCode": "close_codes",
     "ConnectionClosed": "exceptions",
     "Reject": "exceptions",

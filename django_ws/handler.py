@@ -17,16 +17,9 @@ from django_ws import conf
 from django_ws.codecs import Codec, JSONCodec, TextCodec
 from django_ws.connection.connection import CONNECTING, HANDED_OVER, OPEN, Connection, Overflow
 from django_ws.exceptions import DecodeError, EncodeError, InvalidMessage, Reject, StateError
-from django_ws.hooks import Hooks, hooks_of
-from django_ws.lifecycle import Life
-from django_ws.logs.printable import printable
-from django_ws.logs.throttled import ThrottledLog
-from django_ws.pubsub.addresses import addresses_of
-from django_ws.pubsub.hubs import ensure_hub, hub_of
-from django_ws.pubsub.outgoing import broadcast_of, messages_of
-from django_ws.read_only import read_only
-from django_ws.request import WebSocketRequest
-from django_ws.tasks import (
+from django_ws.lifecycle.hooks import Hooks, hooks_of
+from django_ws.lifecycle.run import Life
+from django_ws.lifecycle.tasks import (
     Ended,
     StartedTask,
     TaskCallback,
@@ -34,6 +27,13 @@ from django_ws.tasks import (
     sleep_loop,
     too_late,
 )
+from django_ws.logs.printable import printable
+from django_ws.logs.throttled import ThrottledLog
+from django_ws.pubsub.addresses import addresses_of
+from django_ws.pubsub.hubs import ensure_hub, hub_of
+from django_ws.pubsub.outgoing import broadcast_of, messages_of
+from django_ws.read_only import read_only
+from django_ws.request import WebSocketRequest
 from django_ws.threads.any_thread import Done, Failed, act, done
 from django_ws.types import Subscriber
 

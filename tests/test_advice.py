@@ -17,7 +17,7 @@ from django_ws import conf, get_websocket_application
 from django_ws.checks.attributes import ATTRIBUTES
 from django_ws.checks.handlers import PLAIN
 from django_ws.codecs import JSONCodec
-from django_ws.hooks import HOOKS
+from django_ws.lifecycle.hooks import HOOKS
 from tests.test_checks import ABSENT, HEADER, Case, check  # noqa: F401  (check is a fixture)
 
 Check = Callable[[Case], list[CheckMessage]]

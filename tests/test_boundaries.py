@@ -16,7 +16,7 @@ from asgiref.sync import sync_to_async
 from pytest_django import Settings
 
 from django_ws import Reject, WebSocketHandler
-from django_ws.background import Background
+from django_ws.lifecycle.background_tasks import Background
 from django_ws.testing import HandshakeRejected, WebSocketClient
 from tests.asgi_peer import PATH, SECONDS, Peer, client, handlers, route, until
 from tests.test_package import ROOT

@@ -10,7 +10,7 @@ import pytest
 from django_ws import WebSocketHandler, abroadcast
 from django_ws.auth import FirstMessageAuthMixin, PermissionRequiredMixin, UserPassesTestMixin
 from django_ws.checks.names import INSTANCE_ATTRIBUTES
-from django_ws.hooks import HOOKS
+from django_ws.lifecycle.hooks import HOOKS
 from django_ws.testing import HandshakeRejected
 from tests.asgi_peer import Peer, client
 

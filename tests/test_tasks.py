@@ -20,7 +20,7 @@ from django_ws import (
     WebSocketHandler,
 )
 from django_ws.codecs import BytesCodec, Codec, JSONCodec, MessagePackCodec, TextCodec
-from django_ws.tasks import sleep_loop
+from django_ws.lifecycle.tasks import sleep_loop
 from tests.asgi_peer import Peer, client, turns, until
 
 
@@ -690,7 +690,7 @@ async def test_sleep_loop_keeps_to_a_fixed_grid_without_drift(
         times.append(time.now - 100)
         time.now += 2
 
-    monkeypatch.setattr("django_ws.tasks.asyncio", time)
+    monkeypatch.setattr("django_ws.lifecycle.tasks.asyncio", time)
     await sleep_loop(takes_two_seconds, 5, (), {}, time.closed)
     # Due at 5, 10, 15, 20, 25 (nine late, and two until it was done: 30 and 35 had passed).
     assert times == [5, 11, 15, 23, 34, 42, 45]

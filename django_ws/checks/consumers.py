@@ -9,7 +9,7 @@ from django.core.checks import CheckMessage, Error, Warning  # noqa: A004  (Djan
 from django_ws.checks.names import own_classes
 from django_ws.checks.source import attributes_used, functions_of, parsed
 from django_ws.handler import WebSocketHandler
-from django_ws.hooks import HOOKS
+from django_ws.lifecycle.hooks import HOOKS
 from django_ws.signatures import signature
 
 CODEC = {"decode_json": "decode(data)", "encode_json": "encode(message)"}

@@ -14,7 +14,7 @@ from django_ws.checks.attributes import check_attributes
 from django_ws.checks.consumers import check_consumer
 from django_ws.checks.names import check_names
 from django_ws.handler import WebSocketHandler
-from django_ws.hooks import HOOKS
+from django_ws.lifecycle.hooks import HOOKS
 from django_ws.signatures import takes
 
 ELSEWHERE = {"on_disconnect": "on_close", "on_receive": "on_message"}  # in other frameworks

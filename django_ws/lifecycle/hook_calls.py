@@ -28,7 +28,7 @@ from django_ws.exceptions import (
     SendTimeout,
     TooManyTopics,
 )
-from django_ws.hooks import Hooks
+from django_ws.lifecycle.hooks import Hooks
 from django_ws.logs.error_reports import debug_reason, report_error
 from django_ws.logs.printable import printable
 from django_ws.logs.throttled import ThrottledLog

@@ -8,7 +8,7 @@ from typing import Any
 
 from asgiref.sync import iscoroutinefunction
 
-from django_ws.from_channels import consumer_fault
+from django_ws.lifecycle.channels_consumers import consumer_fault
 
 # Every hook with the names of its arguments after self.
 HOOKS: dict[str, tuple[str, ...]] = {

@@ -10,10 +10,10 @@ from functools import partial
 from threading import get_ident
 from typing import Any
 
-from django_ws.calls import Calls, Handler
 from django_ws.connection.connection import Connection
 from django_ws.exceptions import BroadcastError, ConnectionClosed, MessageDropped
-from django_ws.tasks import StartedTask, TaskCallback, TaskFunction, Tasks
+from django_ws.lifecycle.hook_calls import Calls, Handler
+from django_ws.lifecycle.tasks import StartedTask, TaskCallback, TaskFunction, Tasks
 from django_ws.threads.pool import is_own_sync_work
 
 

@@ -17,7 +17,6 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 
 from django_ws import conf
-from django_ws.calls import HANDLER_CLASS, LOG_IN, MIDDLEWARE
 from django_ws.close_codes import CloseCode
 from django_ws.connection.connection import CONNECTING, HANDED_OVER, OPEN, REFUSED
 from django_ws.connection.inbound import STOPPED
@@ -29,7 +28,8 @@ from django_ws.exceptions import (
     InvalidMessage,
     MessageDropped,
 )
-from django_ws.first_message import FirstMessage
+from django_ws.lifecycle.first_message_login import FirstMessage
+from django_ws.lifecycle.hook_calls import HANDLER_CLASS, LOG_IN, MIDDLEWARE
 from django_ws.limits.handshake_queue import admission_of
 from django_ws.limits.message_limits import MessageLimits, message_limits_of
 from django_ws.logs.printable import printable

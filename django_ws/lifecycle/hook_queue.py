@@ -8,11 +8,11 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
-from django_ws.background import Background
-from django_ws.calls import Calls, Handler
 from django_ws.connection.connection import Connection
 from django_ws.connection.outbound import MESSAGE_OVERHEAD
 from django_ws.exceptions import ConnectionClosed, DecodeError, MessageDropped
+from django_ws.lifecycle.background_tasks import Background
+from django_ws.lifecycle.hook_calls import Calls, Handler
 from django_ws.logs.throttled import ThrottledLog
 from django_ws.pubsub.envelope import Broadcast
 

@@ -8,14 +8,14 @@ from collections.abc import Awaitable
 from typing import Any
 
 from django_ws import conf
-from django_ws.background import Background
-from django_ws.calls import Calls, Handler
 from django_ws.connection.connection import REFUSED, Connection
+from django_ws.lifecycle.background_tasks import Background
+from django_ws.lifecycle.hook_calls import Calls, Handler
+from django_ws.lifecycle.subscriptions import Subscriptions
+from django_ws.lifecycle.tasks import StartedTask
 from django_ws.logs.printable import printable
 from django_ws.logs.throttled import ThrottledLog
 from django_ws.pubsub.hubs import hub_of
-from django_ws.subscriptions import Subscriptions
-from django_ws.tasks import StartedTask
 from django_ws.threads.any_thread import done
 
 logger = logging.getLogger("django.ws.request")

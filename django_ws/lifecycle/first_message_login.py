@@ -17,11 +17,11 @@ from django_ws.connection.connection import CONNECTING
 from django_ws.connection.outbound import data_size
 from django_ws.exceptions import ConnectionClosed, DecodeError, InvalidMessage
 from django_ws.headers import checked_headers
+from django_ws.lifecycle.restart import Restarting
 from django_ws.limits.connection_limits import limits
 from django_ws.limits.handshake_queue import admission_of
 from django_ws.logs.throttled import ThrottledLog
 from django_ws.logs.traceback_text import without_frames
-from django_ws.restarting import Restarting
 from django_ws.types import Event, Login
 
 logger = logging.getLogger("django.ws.request")
