@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     )
     from django_ws.pubsub.topics import connection_topic, user_topic
     from django_ws.request import WebSocketRequest
-    from django_ws.routing import ws_reverse, ws_url
+    from django_ws.routing.resolve import ws_reverse, ws_url
 
 __all__ = [
     "TASK_DUPLICATE_STARTED",
@@ -67,8 +67,8 @@ _MODULES = {
     "WebSocketHandler": "handler",
     "WebSocketRequest": "request",
     "get_websocket_application": "asgi",
-    "ws_reverse": "routing",
-    "ws_url": "routing",
+    "ws_reverse": "routing.resolve",
+    "ws_url": "routing.resolve",
 }
 
 

@@ -11,7 +11,7 @@ from django.core.handlers.asgi import ASGIHandler
 from django.urls import Resolver404, set_script_prefix
 from django.utils import translation
 
-from django_ws import missed_upgrades, routing
+from django_ws import missed_upgrades
 from django_ws.auth import signals
 from django_ws.conf.installed import tell_what_is_missing
 from django_ws.conf.script_name import normal_scope, normal_script_name
@@ -26,6 +26,7 @@ from django_ws.middleware.chain import chain
 from django_ws.origin import Refusal, check_origin, without_cookies
 from django_ws.pages import serve_page
 from django_ws.request import WebSocketRequest
+from django_ws.routing import resolve
 from django_ws.types import ASGIApplication, Receive, Scope, Send
 
 logger = logging.getLogger("django.ws.request")
@@ -119,7 +120,7 @@ async def new_handler(scope: Scope, receive: Receive, send: Send) -> WebSocketHa
     if request.script_name:
         set_script_prefix(f"{request.script_name}/")
     try:
-        match = routing.resolve(request.path_info)
+        match = resolve.resolve(request.path_info)
     except Resolver404 as not_found:
         client = request.client_address or "unknown"
         path = connection.path
@@ -134,7 +135,7 @@ async def new_handler(scope: Scope, receive: Receive, send: Send) -> WebSocketHa
     admission, target = admission_of(connection.loop), match.func
     try:
         if admission.admits(connection, target) or await admission.wait(connection, target):
-            return routing.new_handler(match, connection, request)
+            return resolve.new_handler(match, connection, request)
     except BaseException:
         _leave(connection)
         connection.release()
@@ -173,7 +174,7 @@ def _leave(connection: Connection) -> None:
 def _tried(request: WebSocketRequest, not_found: Resolver404) -> str:
     """The routes that were tried, for the developer."""
     tried = not_found.args[0].get("tried", []) if not_found.args else []
-    with translation.override(routing.language_of(request.path_info)):
+    with translation.override(resolve.language_of(request.path_info)):
         routes = ["".join(str(pattern.pattern) for pattern in patterns) for patterns in tried]
     lines = [f"No WebSocket route matches {request.path_info!r}. Tried, in order:", *routes, ""]
     if any(route.startswith("/") for route in routes):

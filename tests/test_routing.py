@@ -378,7 +378,7 @@ async def test_routes_with_neither_setting_name_both(settings: Settings) -> None
 async def test_each_path_finds_its_route_when_more_come_than_are_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("django_ws.routing.MAX_STATIC_MATCHES", 1)
+    monkeypatch.setattr("django_ws.routing.resolve.MAX_STATIC_MATCHES", 1)
     for url, name in [
         ("/", "root"),
         ("/plain/", "plain"),

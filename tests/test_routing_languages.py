@@ -16,7 +16,8 @@ from django.utils import translation
 from django.utils.translation import get_language, gettext_lazy
 from pytest_django import Settings
 
-from django_ws import WebSocketHandler, routing, ws_reverse, ws_url
+from django_ws import WebSocketHandler, ws_reverse, ws_url
+from django_ws.routing import resolve
 from django_ws.testing import HandshakeRejected, WebSocketClient
 from tests.routes import path
 
@@ -186,7 +187,7 @@ async def test_routes_without_languages_ask_for_none(
     monkeypatch.setitem(sys.modules, name, routes)
     settings.ROOT_WS_URLCONF = name
     asked: list[str] = []
-    monkeypatch.setattr(routing, "language_of", asked.append)
+    monkeypatch.setattr(resolve, "language_of", asked.append)
     assert await answer("/h/") == ["h", {}, "en"]
     assert await answer("/de/h/") == 404
     assert asked == []

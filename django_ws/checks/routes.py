@@ -15,7 +15,7 @@ from django.urls.resolvers import RegexPattern
 from django_ws import conf
 from django_ws.checks.handlers import check_handler
 from django_ws.handler import WebSocketHandler
-from django_ws.route_faults import Fault, import_fault, is_handler_class, target_fault
+from django_ws.routing.diagnostics import Fault, import_fault, is_handler_class, target_fault
 
 NOT_A_VIEW = "urls.E009"  # Django's advice to call as_view() would mislead
 

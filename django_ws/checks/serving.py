@@ -14,7 +14,7 @@ from django_ws.conf.application_path import application_path
 from django_ws.conf.importing import import_named
 from django_ws.logs.causes import cause
 from django_ws.missed_upgrades import LIBRARIES
-from django_ws.route_faults import is_missing
+from django_ws.routing.diagnostics import is_missing
 
 OTHER_SERVERS = ("daphne", "granian")  # which bring their own
 ENTRY_POINT = (

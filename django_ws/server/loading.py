@@ -17,7 +17,7 @@ from django.urls import get_resolver
 
 from django_ws import conf
 from django_ws.middleware.chain import chain
-from django_ws.route_faults import is_missing
+from django_ws.routing.diagnostics import is_missing
 from django_ws.server.access_log import guard_logging
 from django_ws.server.config import uvicorn_config
 from django_ws.server.options import Options

@@ -7,7 +7,7 @@ from typing import Any
 from django import template
 from django.template import Context, TemplateSyntaxError
 
-from django_ws.routing import ws_url as make_ws_url
+from django_ws.routing.resolve import ws_url as make_ws_url
 
 register = template.Library()
 

@@ -21,10 +21,10 @@ from django.urls import (
 from django.utils import translation
 
 from django_ws import conf
-from django_ws.asgi_route import ASGIApplicationHandler
 from django_ws.connection.connection import Connection
 from django_ws.handler import WebSocketHandler
 from django_ws.request import WebSocketRequest
+from django_ws.routing.asgi_target import ASGIApplicationHandler
 
 MAX_STATIC_MATCHES = 1024
 
@@ -103,7 +103,7 @@ def _import_routes(resolver: URLResolver) -> None:
     try:
         _ = resolver.urlconf_module
     except Exception as error:
-        from django_ws.route_faults import import_fault  # only where something is wrong
+        from django_ws.routing.diagnostics import import_fault  # only where something is wrong
 
         raise import_fault(conf.get().root_ws_urlconf, error).error() from error
 

@@ -15,7 +15,7 @@ from django_ws.request import WebSocketRequest
 from django_ws.types import ASGIApplication, Scope
 
 if TYPE_CHECKING:
-    from django_ws.route_faults import Fault
+    from django_ws.routing.diagnostics import Fault
 
 
 class ASGIApplicationHandler(WebSocketHandler):
@@ -54,7 +54,7 @@ class ASGIApplicationHandler(WebSocketHandler):
             raise fault.error() from error
 
     def _fault(self) -> Fault | None:
-        from django_ws.route_faults import target_fault  # only where something is wrong
+        from django_ws.routing.diagnostics import target_fault  # only where something is wrong
 
         match = self.request.resolver_match
         route = "" if match is None else match.route
