@@ -22,7 +22,7 @@ _PATIENCE = 10.0  # seconds without a single delivery
 def _django_ws(topic: str, text: str) -> tuple[bytes, bytes]:
     from django_ws.conf import DEFAULT_PREFIX  # Django is not set up at import
     from django_ws.pubsub.backends.base import channel_of
-    from django_ws.pubsub.backends.redis_location import site_of
+    from django_ws.pubsub.backends.redis.location import site_of
     from django_ws.pubsub.backends.sequence import HEAD, MESSAGE
     from django_ws.pubsub.envelope import seal
 

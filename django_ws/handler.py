@@ -29,8 +29,8 @@ from django_ws.lifecycle.tasks import (
 )
 from django_ws.logs.printable import printable
 from django_ws.logs.throttled import ThrottledLog
-from django_ws.pubsub.addresses import addresses_of
-from django_ws.pubsub.hubs import ensure_hub, hub_of
+from django_ws.pubsub.hub.addresses import addresses_of
+from django_ws.pubsub.hub.registry import ensure_hub, hub_of
 from django_ws.pubsub.outgoing import broadcast_of, messages_of
 from django_ws.read_only import read_only
 from django_ws.request import WebSocketRequest

@@ -18,7 +18,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from django_ws import conf, drain
-from django_ws.pubsub.hubs import hub_of
+from django_ws.pubsub.hub.registry import hub_of
 
 
 @login_not_required

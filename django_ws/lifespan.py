@@ -9,7 +9,7 @@ import asyncio
 import logging
 
 from django_ws.logs.throttled import flush_all
-from django_ws.pubsub.hubs import close_all, open_all
+from django_ws.pubsub.hub.registry import close_all, open_all
 from django_ws.threads import stalls
 from django_ws.types import ASGIApplication, Event, Receive, Scope, Send
 

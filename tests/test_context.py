@@ -10,7 +10,7 @@ from django.utils import translation
 
 from django_ws import WebSocketHandler, abroadcast
 from django_ws.drain import drain
-from django_ws.pubsub.hubs import running_hub
+from django_ws.pubsub.hub.registry import running_hub
 from django_ws.testing import HandshakeRejected, WebSocketClient
 from tests.asgi_peer import Peer, client, route, until
 

@@ -11,7 +11,7 @@ from pytest_django import Settings
 
 from django_ws import WebSocketHandler, abroadcast, adisconnect, user_topic
 from django_ws.exceptions import BroadcastError
-from django_ws.pubsub.hubs import running_hub
+from django_ws.pubsub.hub.registry import running_hub
 from tests.asgi_peer import Peer, client, turns, until
 from tests.pubsub.fickle import FickleBackend, fickle  # noqa: F401  (a fixture)
 
@@ -468,7 +468,7 @@ async def test_a_topic_that_the_backend_does_not_confirm_is_not_joined(
                 await asyncio.Event().wait()
 
             monkeypatch.setattr(hub.rooms.backend, "subscribe", never)
-            monkeypatch.setattr("django_ws.pubsub.rooms.SUBSCRIBE_SECONDS", 0.01)
+            monkeypatch.setattr("django_ws.pubsub.hub.topic_registry.SUBSCRIBE_SECONDS", 0.01)
             with pytest.raises(BroadcastError):
                 await self.subscribe("control", self.on_control)
             await self.send(sorted(self.subscriptions))

@@ -30,11 +30,11 @@ from django_ws.auth.tokens.ticket_session import session_key_of
 from django_ws.exceptions import BroadcastError, InvalidMessage
 from django_ws.logs import throttled as throttled_log
 from django_ws.logs.throttled import MAX_KEYS, ThrottledLog
-from django_ws.pubsub import arrivals
 from django_ws.pubsub.backends import sequence
 from django_ws.pubsub.backends.breaker import Breaker
 from django_ws.pubsub.backends.memory import MemoryPublisher
-from django_ws.pubsub.hubs import running_hub
+from django_ws.pubsub.hub import arrivals
+from django_ws.pubsub.hub.registry import running_hub
 from django_ws.testing import HandshakeRejected, WebSocketClient
 from django_ws.threads import pool, stalls
 from tests.asgi_peer import PATH, SECONDS, Peer, handlers, route, until
@@ -61,15 +61,15 @@ NOT_THROTTLED = {
     "drain.py": {"_await_end": ONCE, "drain": ONCE},
     "conf/installed.py": {"tell_what_is_missing": ONCE},
     "missed_upgrades.py": {"_tell": "once in each process"},
-    "pubsub/backends/redis_outage.py": {"end": OUTAGE, "go_on": OUTAGE},
-    "pubsub/backends/zeromq.py": {"_come_back": OUTAGE, "_lose": OUTAGE},
-    "pubsub/backends/zeromq_proxy.py": {"_log": OUTAGE},
-    "pubsub/chores.py": {"_run": "a defect of the library"},
-    "pubsub/hub.py": {
+    "pubsub/backends/redis/outage.py": {"end": OUTAGE, "go_on": OUTAGE},
+    "pubsub/backends/zeromq/backend.py": {"_come_back": OUTAGE, "_lose": OUTAGE},
+    "pubsub/backends/zeromq/broker.py": {"_log": OUTAGE},
+    "pubsub/hub/task_group.py": {"_run": "a defect of the library"},
+    "pubsub/hub/hub.py": {
         "_check_all": OUTAGE,
         "_listen_always": "once a second at most, while a backend fails",
     },
-    "pubsub/losses.py": {"end": OUTAGE, "tell": OUTAGE},
+    "pubsub/outbox/loss_log.py": {"end": OUTAGE, "tell": OUTAGE},
     "logs/error_reports.py": {
         "_report": SITE,
         "report_error": "a log handler of the site's that fails",
@@ -548,7 +548,7 @@ async def _(it: Floods) -> None:
 async def _(it: Floods) -> None:
     async with Peer(WebSocketHandler) as peer:
         await peer.handler.subscribe("first")
-        it.monkeypatch.setattr("django_ws.pubsub.rooms.SUBSCRIBE_SECONDS", 0.001)
+        it.monkeypatch.setattr("django_ws.pubsub.hub.topic_registry.SUBSCRIBE_SECONDS", 0.001)
         hub = running_hub("default")
         assert hub is not None
 

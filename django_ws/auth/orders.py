@@ -10,7 +10,7 @@ from django.db import transaction
 from django.db.transaction import TransactionManagementError
 
 from django_ws.exceptions import BroadcastError
-from django_ws.pubsub.hubs import DEFAULT, publisher_of, running_hub
+from django_ws.pubsub.hub.registry import DEFAULT, publisher_of, running_hub
 from django_ws.pubsub.topics import CONTROL_TOPIC
 
 logger = logging.getLogger("django.ws")

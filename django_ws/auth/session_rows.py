@@ -20,7 +20,7 @@ from django.db.backends.signals import connection_created
 from django_ws.auth.orders import call_on_commit, order_on_commit, publish
 from django_ws.auth.session_owner import session_owner
 from django_ws.pubsub.envelope import seal_check
-from django_ws.pubsub.owners import EVERYBODY
+from django_ws.pubsub.hub.user_index import EVERYBODY
 
 logger = logging.getLogger("django.ws")
 

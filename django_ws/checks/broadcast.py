@@ -11,7 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from django_ws import conf
 from django_ws.pubsub.backends.memory import MemoryBackend
-from django_ws.pubsub.hubs import backend_class, made
+from django_ws.pubsub.hub.registry import backend_class, made
 
 
 def check_broadcast(**kwargs: Any) -> Iterator[CheckMessage]:

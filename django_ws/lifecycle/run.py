@@ -34,7 +34,7 @@ from django_ws.limits.handshake_queue import admission_of
 from django_ws.limits.message_limits import MessageLimits, message_limits_of
 from django_ws.logs.printable import printable
 from django_ws.logs.throttled import ThrottledLog
-from django_ws.pubsub.hubs import DEFAULT, hub_of
+from django_ws.pubsub.hub.registry import DEFAULT, hub_of
 from django_ws.threads.any_thread import Done, current_task, done, own_context
 from django_ws.types import ASGIApplication, Login, Scope
 

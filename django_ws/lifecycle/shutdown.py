@@ -15,7 +15,7 @@ from django_ws.lifecycle.subscriptions import Subscriptions
 from django_ws.lifecycle.tasks import StartedTask
 from django_ws.logs.printable import printable
 from django_ws.logs.throttled import ThrottledLog
-from django_ws.pubsub.hubs import hub_of
+from django_ws.pubsub.hub.registry import hub_of
 from django_ws.threads.any_thread import done
 
 logger = logging.getLogger("django.ws.request")

@@ -16,7 +16,7 @@ from django_ws.exceptions import TooManyTopics, TopicForbidden
 from django_ws.lifecycle.hook_calls import Calls, Handler
 from django_ws.lifecycle.hook_queue import HasBackground, HookQueue, TopicHandler, cannot_send
 from django_ws.pubsub.envelope import Broadcast
-from django_ws.pubsub.hub import Hub
+from django_ws.pubsub.hub.hub import Hub
 from django_ws.pubsub.topics import ConnectionTopic, check_topics, check_topics_to_join
 from django_ws.threads.any_thread import All, Failed, Pending, done
 from django_ws.types import Event, Subscriber

@@ -13,7 +13,7 @@ from django.db import connections, transaction
 from django_ws.close_codes import CloseCode
 from django_ws.exceptions import BroadcastError
 from django_ws.logs.throttled import ThrottledLog
-from django_ws.pubsub.hubs import DEFAULT, config_of, publisher_of, running_hub
+from django_ws.pubsub.hub.registry import DEFAULT, config_of, publisher_of, running_hub
 from django_ws.pubsub.outgoing import (
     Outgoing,
     broadcast_of,

@@ -58,6 +58,6 @@ class Publisher:
 
 
 def _redis_publisher() -> type[SyncPublisher]:
-    from django_ws.pubsub.backends.redis import RedisPublisher  # only where it is used
+    from django_ws.pubsub.backends.redis import RedisPublisher
 
     return RedisPublisher

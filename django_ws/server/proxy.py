@@ -159,7 +159,7 @@ def serve(pipe: Connection, folder: Path, seconds_after_parent: float) -> None:
     for number in (signal.SIGTERM, *PARENTS_SIGNALS):
         signal.signal(number, signal.SIG_IGN)
     release_signals()
-    from django_ws.pubsub.backends.zeromq_proxy import Proxy  # where pyzmq is installed alone
+    from django_ws.pubsub.backends.zeromq.broker import Proxy  # where pyzmq is installed alone
 
     proxy = Proxy(_address(folder))
 

@@ -20,7 +20,7 @@ from django.conf import settings
 from django_ws import conf
 from django_ws.limits.handshake_queue import admission_of
 from django_ws.pubsub.backends.memory import MemoryBackend
-from django_ws.pubsub.hubs import all_connected, backend_class
+from django_ws.pubsub.hub.registry import all_connected, backend_class
 from django_ws.server import explaining, garbage, stack
 from django_ws.server.accepting import Accepting
 from django_ws.server.access_log import configure_logging

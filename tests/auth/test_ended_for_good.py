@@ -26,8 +26,8 @@ from pytest_django import Settings
 from django_ws import ConnectionClosed, WebSocketHandler
 from django_ws.auth import amake_ticket, make_ticket
 from django_ws.auth.session_owner import session_owner
-from django_ws.pubsub import owners
-from django_ws.pubsub.hubs import running_hub
+from django_ws.pubsub.hub import user_index
+from django_ws.pubsub.hub.registry import running_hub
 from django_ws.testing import HandshakeRejected, WebSocketClient
 from tests.asgi_peer import PATH, client, route, the_handler, until
 from tests.pubsub.fickle import FickleBackend, fickle  # noqa: F401  (a fixture)
@@ -121,7 +121,7 @@ async def test_who_comes_back_before_the_session_is_flushed_is_refused(alice: Us
 async def test_the_end_is_remembered_for_a_while(
     alice: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(owners, "REMEMBERED_SECONDS", 0.05)
+    monkeypatch.setattr(user_index, "REMEMBERED_SECONDS", 0.05)
     browser = await sync_to_async(browser_of)(alice)
     cookies = cookies_of(browser)
     async with client(Quiet, cookies=cookies) as ws:

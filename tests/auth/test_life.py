@@ -28,7 +28,7 @@ from django_ws.auth.session_owner import session_owner
 from django_ws.auth.signals import connect
 from django_ws.auth.watch import watch_here
 from django_ws.pubsub.envelope import seal_disconnect
-from django_ws.pubsub.hubs import running_hub
+from django_ws.pubsub.hub.registry import running_hub
 from django_ws.testing import HandshakeRejected, WebSocketClient
 from tests.asgi_peer import PATH, Peer, client, the_handler, until
 from tests.pubsub.fickle import FickleBackend, fickle  # noqa: F401  (a fixture)

@@ -24,7 +24,7 @@ from pytest_django import Settings
 from django_ws.auth import orders, session_rows
 from django_ws.auth.session_owner import session_owner
 from django_ws.pubsub.envelope import CHECK, DISCONNECT, Broadcast
-from django_ws.pubsub.owners import EVERYBODY
+from django_ws.pubsub.hub.user_index import EVERYBODY
 from django_ws.pubsub.topics import CONTROL_TOPIC
 from tests.auth.models import OwnSession, ProxySession
 from tests.auth.models import SessionStore as OwnStore

@@ -11,8 +11,8 @@ from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends import base
 from django_ws.pubsub.backends.base import Backend, Gap, SyncPublisher
 from django_ws.pubsub.backends.redis import RedisBackend
-from django_ws.pubsub.backends.redis_listener import Listener
-from django_ws.pubsub.backends.redis_location import site_of
+from django_ws.pubsub.backends.redis.listener import Listener
+from django_ws.pubsub.backends.redis.location import site_of
 
 SECONDS = 20.0  # the longest that a test waits for anything
 

@@ -31,7 +31,7 @@ from django_ws import (
 from django_ws.exceptions import BroadcastError, EncodeError, InvalidTopic
 from django_ws.pubsub import Publisher
 from django_ws.pubsub.backends.memory import MemoryPublisher
-from django_ws.pubsub.hubs import running_hub
+from django_ws.pubsub.hub.registry import running_hub
 from django_ws.testing import WebSocketClient
 from tests.asgi_peer import PATH, Peer, client, handlers, route
 from tests.pubsub.fickle import FickleBackend, fickle  # noqa: F401  (a fixture)

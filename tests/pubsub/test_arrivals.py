@@ -10,14 +10,14 @@ import pytest
 
 from django_ws import WebSocketHandler, abroadcast
 from django_ws.exceptions import BroadcastError, DecodeError
-from django_ws.pubsub import arrivals as arrivals_module
-from django_ws.pubsub.arrivals import ALL_TOPICS, MESSAGE_BYTES, Arrivals
 from django_ws.pubsub.backends import base, memory
 from django_ws.pubsub.backends.base import Gap
-from django_ws.pubsub.batch import Batch
 from django_ws.pubsub.envelope import Broadcast, seal, seal_check, seal_disconnect
-from django_ws.pubsub.hub import Hub
-from django_ws.pubsub.hubs import publisher_of, running_hub
+from django_ws.pubsub.hub import arrivals as arrivals_module
+from django_ws.pubsub.hub.arrivals import ALL_TOPICS, MESSAGE_BYTES, Arrivals
+from django_ws.pubsub.hub.batch import Batch
+from django_ws.pubsub.hub.hub import Hub
+from django_ws.pubsub.hub.registry import publisher_of, running_hub
 from tests.asgi_peer import client, until
 from tests.pubsub.fickle import FickleBackend, fickle  # noqa: F401  (a fixture)
 
@@ -47,7 +47,7 @@ def drained(arrivals: Arrivals) -> list[tuple[str, Any]]:
 
 
 def test_topics_take_turns_and_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("django_ws.pubsub.batch.MAX_BYTES", 250)
+    monkeypatch.setattr("django_ws.pubsub.hub.batch.MAX_BYTES", 250)
     arrivals = Arrivals()
     put(arrivals, "flood", *range(6))
     put(arrivals, "a", "a")
@@ -339,7 +339,7 @@ class TestFloods:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """So that what comes is read."""
-        monkeypatch.setattr("django_ws.pubsub.batch.MAX_BYTES", 250)
+        monkeypatch.setattr("django_ws.pubsub.hub.batch.MAX_BYTES", 250)
         async with client(Room):
             members = await busy(2, "flood")
             monkeypatch.setattr(arrivals_module, "MAX_WAITING_BYTES", 8 * 20 * 210)
@@ -352,7 +352,7 @@ class TestFloods:
     async def test_what_comes_without_end_is_read_in_pieces(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("django_ws.pubsub.hub.READ_AT_ONCE", 10)
+        monkeypatch.setattr("django_ws.pubsub.hub.hub.READ_AT_ONCE", 10)
         async with client(Room):
             [member] = await busy(1, "flood")
             feed(*[("flood", number) for number in range(500)])
@@ -364,7 +364,7 @@ class TestFloods:
     async def test_a_restart_of_the_listener_is_told_in_pieces(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("django_ws.pubsub.hub.RESTART_SECONDS", 0.001)
+        monkeypatch.setattr("django_ws.pubsub.hub.hub.RESTART_SECONDS", 0.001)
         async with client(Room):
             members = await busy(20, "a")
             FickleBackend.made[0].crash()
@@ -396,7 +396,7 @@ async def test_who_floods_a_topic_of_this_process_waits_and_nobody_else_does(
     small: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(base, "PUBLISH_SECONDS", 50.0)
-    monkeypatch.setattr("django_ws.pubsub.batch.MAX_BYTES", 250)
+    monkeypatch.setattr("django_ws.pubsub.hub.batch.MAX_BYTES", 250)
     monkeypatch.setattr(memory, "MAX_WAITING_BYTES", small // 4)
     async with client(Room) as ws:
         await abroadcast("other", "first")

@@ -18,7 +18,7 @@ from django_ws.pubsub.backends import breaker as breaker_module
 from django_ws.pubsub.backends.base import SyncPublisher
 from django_ws.pubsub.backends.breaker import Breaker, NotTried
 from django_ws.pubsub.backends.redis import RedisBackend, RedisPublisher
-from django_ws.pubsub.backends.redis_cluster import ClusterBackend, ClusterPublisher
+from django_ws.pubsub.backends.redis_cluster.backend import ClusterBackend, ClusterPublisher
 from django_ws.pubsub.backends.zeromq import ZeroMQBackend, ZeroMQPublisher
 from tests.pubsub.listening import Listening, eventually, until_taken
 from tests.pubsub.test_zeromq import ProxyProcess, a_location

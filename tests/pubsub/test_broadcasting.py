@@ -346,7 +346,7 @@ async def test_a_hook_that_does_not_await_its_broadcast_is_not_interrupted_by_it
                 self.broadcast("room", "x" * 500)
             await self.send("done")
 
-    monkeypatch.setattr("django_ws.pubsub.outbox.MAX_WAITING_BYTES", 1000)
+    monkeypatch.setattr("django_ws.pubsub.outbox.outbox.MAX_WAITING_BYTES", 1000)
     async with client(Sending) as ws:
         fickle.is_down = True
         await ws.send(1)
@@ -368,7 +368,7 @@ async def test_what_cannot_be_a_connection_id_is_no_exclude(exclude: Any) -> Non
 
 
 async def test_large_numbers_go_out_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("django_ws.pubsub.lane.MAX_BATCH", 3)
+    monkeypatch.setattr("django_ws.pubsub.outbox.publish_queue.MAX_BATCH", 3)
     async with client(Room) as ws:
         for number in range(10):
             the_handler().broadcast("room", number)
@@ -443,7 +443,7 @@ async def test_disconnect_keeps_the_order_behind_broadcasts() -> None:
 async def test_disconnect_of_many_leaves_the_loop_its_turns(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("django_ws.pubsub.turns.TURN_SECONDS", 0.0)
+    monkeypatch.setattr("django_ws.pubsub.hub.time_slice.TURN_SECONDS", 0.0)
     async with client(Room) as alice, WebSocketClient(PATH) as bob:
         await adisconnect("room")
         for ws in (alice, bob):
@@ -479,7 +479,7 @@ async def test_a_log_line_names_what_cannot_be_dispatched(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("django_ws.pubsub.hub.RESTART_SECONDS", 0.001)
+    monkeypatch.setattr("django_ws.pubsub.hub.hub.RESTART_SECONDS", 0.001)
     caplog.set_level(logging.INFO)
     async with client(Room) as ws:
         fickle.made[0].crash()

@@ -15,8 +15,8 @@ from django.core.management import CommandError, call_command
 from pytest_django import Settings
 
 from django_ws import WebSocketHandler, abroadcast, broadcast, conf
-from django_ws.pubsub import hubs
 from django_ws.pubsub.backends.memory import MemoryPublisher
+from django_ws.pubsub.hub import registry
 from tests.asgi_peer import client, until
 
 REDIS = "django_ws.pubsub.backends.redis.RedisBackend"
@@ -84,7 +84,7 @@ async def test_publishing_and_listening_name_the_setting(says: str) -> None:
         with pytest.raises(ImproperlyConfigured, match=says):
             await awaitable
     with pytest.raises(ImproperlyConfigured, match=says):
-        hubs.hub_of("default")
+        registry.hub_of("default")
 
 
 def test_the_command_names_the_setting(says: str) -> None:
@@ -117,19 +117,21 @@ async def test_a_publisher_is_made_once() -> None:
         for number in range(3):
             await asyncio.to_thread(broadcast, "room", number)
         assert [await ws.receive() for _ in range(3)] == [0, 1, 2]
-        assert hubs.publisher_of("default") is hubs.publisher_of("default")
+        assert registry.publisher_of("default") is registry.publisher_of("default")
 
 
 async def test_two_threads_that_need_a_publisher_at_once_get_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(hubs, "_publishers", {})
+    monkeypatch.setattr(registry, "_publishers", {})
     publishers: list[Any] = []
-    with hubs._lock:
-        thread = threading.Thread(target=lambda: publishers.append(hubs.publisher_of("default")))
+    with registry._lock:
+        thread = threading.Thread(
+            target=lambda: publishers.append(registry.publisher_of("default"))
+        )
         thread.start()
         await until(lambda: blocked_in(thread, "publisher_of"))
-        made = hubs._publishers["default"] = MemoryPublisher(None, "another's:", {})
+        made = registry._publishers["default"] = MemoryPublisher(None, "another's:", {})
     thread.join(20)
     assert publishers == [made]
 
@@ -147,12 +149,12 @@ settings.configure(ROOT_URLCONF="urls", WS_BROADCAST={"default": {
     "BACKEND": "django_ws.pubsub.backends.memory.MemoryBackend"}})
 django.setup()
 from django_ws import broadcast
-from django_ws.pubsub import hubs
+from django_ws.pubsub.hub import registry
 
 held, done = threading.Event(), threading.Event()
 
 def hold():
-    with hubs._lock:  # as by a thread that makes a publisher just now
+    with registry._lock:  # as by a thread that makes a publisher just now
         held.set()
         done.wait(20)
 

@@ -16,7 +16,7 @@ from django_ws.exceptions import BroadcastError, EncodeError
 from django_ws.logs import throttled
 from django_ws.pubsub.backends.memory import MemoryBackend
 from django_ws.pubsub.envelope import Broadcast, seal
-from django_ws.pubsub.hubs import close_all, publisher_of, running_hub
+from django_ws.pubsub.hub.registry import close_all, publisher_of, running_hub
 from django_ws.testing import HandshakeRejected, WebSocketClient
 from tests.asgi_peer import PATH, Peer, client, handlers, the_handler, turns, until
 from tests.pubsub.fickle import FickleBackend, fickle  # noqa: F401  (a fixture)
@@ -59,7 +59,7 @@ def patchy(fickle: type[FickleBackend], settings: Settings) -> Iterator[type[Pat
 async def test_one_topic_that_is_away_holds_up_no_other(
     patchy: type[Patchy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("django_ws.pubsub.rooms.TOGETHER_SECONDS", 0.01)
+    monkeypatch.setattr("django_ws.pubsub.hub.topic_registry.TOGETHER_SECONDS", 0.01)
     patchy.away.add("dead")
     async with client(Quiet) as ws, WebSocketClient(PATH):
         one, two = handlers
@@ -87,7 +87,7 @@ async def test_who_joins_while_the_topic_is_away_waits_like_the_first(
         assert not joining.done()
         patchy.away.clear()
         await joining
-        monkeypatch.setattr("django_ws.pubsub.rooms.SUBSCRIBE_SECONDS", 0.02)
+        monkeypatch.setattr("django_ws.pubsub.hub.topic_registry.SUBSCRIBE_SECONDS", 0.02)
         patchy.away.add("room")
         await one.unsubscribe("room")
         with pytest.raises(BroadcastError):
@@ -98,7 +98,7 @@ async def test_who_joins_while_the_topic_is_away_waits_like_the_first(
 async def test_a_room_that_was_made_anew_is_not_confirmed_for_the_old_one(
     patchy: type[Patchy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("django_ws.pubsub.rooms.GRACE_SECONDS", 0.001)
+    monkeypatch.setattr("django_ws.pubsub.hub.topic_registry.GRACE_SECONDS", 0.001)
 
     class Stale(WebSocketHandler):
         pass
@@ -128,7 +128,7 @@ async def test_a_room_that_was_made_anew_is_not_confirmed_for_the_old_one(
 async def test_after_a_restart_the_gap_is_told_when_all_is_confirmed_again(
     patchy: type[Patchy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("django_ws.pubsub.hub.RESTART_SECONDS", 0.001)
+    monkeypatch.setattr("django_ws.pubsub.hub.hub.RESTART_SECONDS", 0.001)
 
     class Telling(Room):
         async def on_broadcast_gap(self, topics: frozenset[str]) -> None:
@@ -155,7 +155,7 @@ async def test_after_a_restart_the_gap_is_told_when_all_is_confirmed_again(
 async def test_a_restart_before_a_topic_was_confirmed(
     patchy: type[Patchy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("django_ws.pubsub.hub.RESTART_SECONDS", 0.001)
+    monkeypatch.setattr("django_ws.pubsub.hub.hub.RESTART_SECONDS", 0.001)
     async with client(Room) as ws:
         patchy.away.add("a")
         joining = asyncio.ensure_future(the_handler().subscribe("a"))

@@ -7,7 +7,7 @@ import asyncio
 from pytest_django import Settings
 
 from django_ws import WebSocketHandler, abroadcast
-from django_ws.pubsub.hubs import hub_of, running_hub
+from django_ws.pubsub.hub.registry import hub_of, running_hub
 from tests.asgi_peer import client, until
 
 MEMORY = "django_ws.pubsub.backends.memory.MemoryBackend"

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from django_ws.pubsub.backends.redis_listener import Listener, SetListener
+from django_ws.pubsub.backends.redis.listener import Listener, SetListener
 from django_ws.pubsub.backends.zeromq import ZeroMQBackend
 from tests.pubsub.listening import Listening, eventually
 from tests.pubsub.test_zeromq import ProxyProcess, a_location, listening, until

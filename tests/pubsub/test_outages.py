@@ -11,9 +11,9 @@ from pytest_django import Settings
 
 from django_ws import WebSocketHandler, abroadcast
 from django_ws.exceptions import BroadcastError
-from django_ws.pubsub import lane, outbox
 from django_ws.pubsub.backends import base
-from django_ws.pubsub.hubs import running_hub
+from django_ws.pubsub.hub.registry import running_hub
+from django_ws.pubsub.outbox import outbox, publish_queue
 from django_ws.testing import WebSocketClient
 from tests.asgi_peer import PATH, client, the_handler, turns, until
 from tests.redis_server import RedisServer
@@ -34,7 +34,7 @@ async def test_who_gives_up_a_topic_does_not_take_the_others_with_it(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """They were asked for together: in one request to the backend."""
-    monkeypatch.setattr("django_ws.pubsub.rooms.GRACE_SECONDS", 0.001)
+    monkeypatch.setattr("django_ws.pubsub.hub.topic_registry.GRACE_SECONDS", 0.001)
     async with client(Quiet) as stays:
         staying = the_handler()
         async with WebSocketClient(PATH):
@@ -69,7 +69,7 @@ async def test_a_frozen_redis_fails_every_broadcast_in_its_own_time_and_holds_up
     errors: list[BroadcastError] = []
     for module in (outbox, base):
         monkeypatch.setattr(module, "PUBLISH_SECONDS", 0.5)
-    monkeypatch.setattr(lane, "MAX_BATCH", 1)
+    monkeypatch.setattr(publish_queue, "MAX_BATCH", 1)
     async with client(FromThread) as ws:
         await the_handler().broadcast("room", "while it is well")
         redis_server.freeze()

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from django_ws.exceptions import BroadcastError
-from django_ws.pubsub import lane, outbox
 from django_ws.pubsub.backends.base import error_of
 from django_ws.pubsub.backends.memory import MemoryBackend
-from django_ws.pubsub.losses import Losses
-from django_ws.pubsub.outbox import Outbox
+from django_ws.pubsub.outbox import outbox, publish_queue
+from django_ws.pubsub.outbox.loss_log import Losses
+from django_ws.pubsub.outbox.outbox import Outbox
 from tests.asgi_peer import until
 
 Message = tuple[str, bytes]
@@ -99,7 +99,7 @@ async def test_every_broadcast_fails_in_its_own_time_however_many_wait(
     server: Server, sending: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox, "PUBLISH_SECONDS", 0.3)
-    monkeypatch.setattr(lane, "MAX_BATCH", 1)
+    monkeypatch.setattr(publish_queue, "MAX_BATCH", 1)
     server.frozen = {"a"}
     loop = asyncio.get_running_loop()
 
@@ -284,8 +284,8 @@ async def test_a_lane_whose_writer_was_cancelled_at_once_is_forgotten_too(
 async def test_batches_are_bounded_by_number_and_bytes(
     server: Server, sending: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lane, "MAX_BATCH", 3)
-    monkeypatch.setattr(lane, "MAX_BATCH_BYTES", 100)
+    monkeypatch.setattr(publish_queue, "MAX_BATCH", 3)
+    monkeypatch.setattr(publish_queue, "MAX_BATCH_BYTES", 100)
     for data in [b""] * 4 + [b"x" * 60] * 2 + [b"x" * 200]:
         last = sending.put([("a", data)])
     await last

@@ -17,12 +17,11 @@ import redis
 
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub import Publisher
-from django_ws.pubsub.backends import redis_replies
-from django_ws.pubsub.backends.redis import RedisBackend, RedisPublisher
-from django_ws.pubsub.backends.redis_connection import abort, connect
-from django_ws.pubsub.backends.redis_listener import Listener
-from django_ws.pubsub.backends.redis_location import Location
-from django_ws.pubsub.backends.redis_replies import send
+from django_ws.pubsub.backends.redis import RedisBackend, RedisPublisher, replies
+from django_ws.pubsub.backends.redis.connection import abort, connect
+from django_ws.pubsub.backends.redis.listener import Listener
+from django_ws.pubsub.backends.redis.location import Location
+from django_ws.pubsub.backends.redis.replies import send
 from tests.pubsub.listening import Listening, channel_of, eventually
 from tests.redis_server import RedisServer, until
 
@@ -181,7 +180,7 @@ async def test_who_reads_the_stream_slowly_stops_the_reading_and_loses_nothing(
 async def test_without_hiredis(
     server: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_replies, "hiredis", None)
+    monkeypatch.setattr(replies, "hiredis", None)
     async with Listening(server.url, "a", "b", prefix=prefix) as here:
         await here.backend.publish_many([("a", b"1"), ("b", b"2"), ("a", b"3")])
         await here.has(messages=3)
@@ -624,8 +623,8 @@ def test_all_connections_busy_is_an_error_in_time(server: RedisServer, prefix: s
 
 
 def test_a_list_of_nodes_is_a_cluster() -> None:
-    from django_ws.pubsub.backends.redis_cluster import ClusterBackend
-    from django_ws.pubsub.backends.redis_cluster_publisher import ClusterPublisher
+    from django_ws.pubsub.backends.redis_cluster.backend import ClusterBackend
+    from django_ws.pubsub.backends.redis_cluster.publisher import ClusterPublisher
 
     nodes = ["redis://127.0.0.1:1"]
     assert isinstance(RedisBackend(nodes, "p:", {}), ClusterBackend)

@@ -13,7 +13,7 @@ from redis.crc import key_slot
 
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends.redis import RedisBackend, RedisPublisher
-from django_ws.pubsub.backends.redis_cluster import ClusterBackend, ClusterPublisher
+from django_ws.pubsub.backends.redis_cluster.backend import ClusterBackend, ClusterPublisher
 from django_ws.testing.contract import BackendContract
 from tests.pubsub.listening import Listening, channel_of, eventually
 from tests.redis_cluster import RedisCluster

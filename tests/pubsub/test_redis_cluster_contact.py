@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from redis.exceptions import NoPermissionError, ResponseError
 
-from django_ws.pubsub.backends.redis_cluster_contact import (
+from django_ws.pubsub.backends.redis_cluster.contact import (
     ASK_ALL,
     ASK_STATE,
     MARGIN_SECONDS,

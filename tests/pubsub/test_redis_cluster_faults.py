@@ -11,11 +11,11 @@ from contextlib import ExitStack
 import pytest
 
 from django_ws.exceptions import BroadcastError
-from django_ws.pubsub import outbox
-from django_ws.pubsub.backends.redis_cluster import ClusterBackend, ClusterPublisher
-from django_ws.pubsub.backends.redis_listener import SetListener
-from django_ws.pubsub.backends.redis_outage import Outage
-from django_ws.pubsub.outbox import Outbox
+from django_ws.pubsub.backends.redis.listener import SetListener
+from django_ws.pubsub.backends.redis.outage import Outage
+from django_ws.pubsub.backends.redis_cluster.backend import ClusterBackend, ClusterPublisher
+from django_ws.pubsub.outbox import outbox
+from django_ws.pubsub.outbox.outbox import Outbox
 from tests.pubsub.listening import Listening, channel_of, eventually
 from tests.pubsub.test_redis_cluster import masters_of, slot_of, topics_of
 from tests.redis_cluster import SLOTS, RedisCluster

@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 
 from django_ws.exceptions import BroadcastError
-from django_ws.pubsub.backends import redis_cluster_contact
-from django_ws.pubsub.backends.redis_cluster import ClusterBackend, ClusterPublisher
-from django_ws.pubsub.backends.redis_cluster_contact import Contact
-from django_ws.pubsub.backends.redis_listener import SetListener
+from django_ws.pubsub.backends.redis.listener import SetListener
+from django_ws.pubsub.backends.redis_cluster import contact as redis_cluster_contact
+from django_ws.pubsub.backends.redis_cluster.backend import ClusterBackend, ClusterPublisher
+from django_ws.pubsub.backends.redis_cluster.contact import Contact
 from tests.pubsub.listening import Listening, eventually
 from tests.pubsub.test_redis_cluster import masters_of, topics_of
 from tests.redis_cluster import RedisCluster

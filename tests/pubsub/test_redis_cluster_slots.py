@@ -18,11 +18,11 @@ from redis.exceptions import (
 
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends.base import channel_of
-from django_ws.pubsub.backends.redis_cluster import ClusterBackend, ClusterPublisher
-from django_ws.pubsub.backends.redis_cluster_contact import LostContact
-from django_ws.pubsub.backends.redis_cluster_delivery import MAX_REDIRECTIONS, Delivery, Message
-from django_ws.pubsub.backends.redis_cluster_nodes import Nodes
-from django_ws.pubsub.backends.redis_cluster_slots import Slots
+from django_ws.pubsub.backends.redis_cluster.backend import ClusterBackend, ClusterPublisher
+from django_ws.pubsub.backends.redis_cluster.contact import LostContact
+from django_ws.pubsub.backends.redis_cluster.delivery import MAX_REDIRECTIONS, Delivery, Message
+from django_ws.pubsub.backends.redis_cluster.nodes import Nodes
+from django_ws.pubsub.backends.redis_cluster.slots import Slots
 
 A, B, C = ("10.0.0.1", 7000), ("10.0.0.2", 7001), ("10.0.0.3", 7002)
 ANSWER = [

@@ -18,8 +18,8 @@ import pytest
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends import base
 from django_ws.pubsub.backends.redis import RedisPublisher
-from django_ws.pubsub.backends.redis_listener import Listener
-from django_ws.pubsub.backends.redis_outage import Outage
+from django_ws.pubsub.backends.redis.listener import Listener
+from django_ws.pubsub.backends.redis.outage import Outage
 from tests.pubsub.listening import Listening, eventually, until_taken
 from tests.redis_server import Proxy, RedisServer
 

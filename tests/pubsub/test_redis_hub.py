@@ -85,7 +85,7 @@ async def test_many_topics_asked_for_and_given_back_at_once_do_not_cut_the_liste
 async def test_a_thousand_connections_join_and_leave_one_topic_at_once(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("django_ws.pubsub.rooms.GRACE_SECONDS", 0.01)
+    monkeypatch.setattr("django_ws.pubsub.hub.topic_registry.GRACE_SECONDS", 0.01)
 
     class Coming(WebSocketHandler):
         topics = ("lobby",)

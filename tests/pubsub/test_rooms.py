@@ -9,9 +9,9 @@ from pytest_django import Settings
 
 from django_ws import WebSocketHandler, abroadcast
 from django_ws.exceptions import BroadcastError
-from django_ws.pubsub import rooms as rooms_module
-from django_ws.pubsub.hub import Hub
-from django_ws.pubsub.hubs import running_hub
+from django_ws.pubsub.hub import topic_registry as rooms_module
+from django_ws.pubsub.hub.hub import Hub
+from django_ws.pubsub.hub.registry import running_hub
 from django_ws.testing import WebSocketClient
 from tests.asgi_peer import PATH, client, handlers, the_handler, turns, until
 from tests.pubsub.fickle import FickleBackend, fickle  # noqa: F401  (a fixture)
@@ -178,7 +178,7 @@ async def test_what_is_joined_again_before_it_was_given_back_stays(
 async def test_a_restart_of_the_listener_forgets_the_topics_that_were_left(
     slow: type[Slow], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("django_ws.pubsub.hub.RESTART_SECONDS", 0.001)
+    monkeypatch.setattr("django_ws.pubsub.hub.hub.RESTART_SECONDS", 0.001)
     async with client(Room) as ws:
         await the_handler().subscribe("left")
         await the_handler().unsubscribe("left")
@@ -196,7 +196,7 @@ async def test_a_gap_is_told_to_all_however_long_that_takes(
     fickle: type[FickleBackend],  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("django_ws.pubsub.hub.RESTART_SECONDS", 0.001)
+    monkeypatch.setattr("django_ws.pubsub.hub.hub.RESTART_SECONDS", 0.001)
 
     class Telling(WebSocketHandler):
         topics = ("room", "other")

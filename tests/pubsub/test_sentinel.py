@@ -14,19 +14,20 @@ import redis
 import redis.asyncio
 
 from django_ws.exceptions import BroadcastError
-from django_ws.pubsub.backends import redis_master, redis_sentinels
 from django_ws.pubsub.backends.redis import RedisPublisher
-from django_ws.pubsub.backends.redis_listener import Listener, SetListener
-from django_ws.pubsub.backends.redis_location import Location
-from django_ws.pubsub.backends.redis_master import Master, SyncMaster
-from django_ws.pubsub.backends.redis_outage import Outage
-from django_ws.pubsub.backends.redis_sentinels import (
+from django_ws.pubsub.backends.redis import master as redis_master
+from django_ws.pubsub.backends.redis import sentinels as redis_sentinels
+from django_ws.pubsub.backends.redis.listener import Listener, SetListener
+from django_ws.pubsub.backends.redis.location import Location
+from django_ws.pubsub.backends.redis.master import Master, SyncMaster
+from django_ws.pubsub.backends.redis.outage import Outage
+from django_ws.pubsub.backends.redis.sentinels import (
     AsyncSentinels,
     Named,
     Setting,
     SyncSentinels,
 )
-from django_ws.pubsub.backends.redis_unsettled import Unsettled
+from django_ws.pubsub.backends.redis.unsettled import Unsettled
 from tests.pubsub.listening import Listening, eventually
 from tests.redis_server import RedisServer, SentinelSet
 

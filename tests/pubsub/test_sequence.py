@@ -22,7 +22,7 @@ from django_ws.pubsub.backends.base import Gap, SyncPublisher
 from django_ws.pubsub.backends.redis import RedisPublisher
 from django_ws.pubsub.backends.sequence import HEAD, Arrivals, Sender, order_of_gap
 from django_ws.pubsub.backends.zeromq import ZeroMQBackend, ZeroMQPublisher
-from django_ws.pubsub.backends.zeromq_publisher import (
+from django_ws.pubsub.backends.zeromq.publisher import (
     dealer,
     hand_over,
     request,

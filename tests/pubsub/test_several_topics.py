@@ -11,9 +11,9 @@ import pytest
 from pytest_django import Settings
 
 from django_ws import WebSocketHandler, abroadcast, broadcast, disconnect
-from django_ws.pubsub import copies
-from django_ws.pubsub.hub import Hub
-from django_ws.pubsub.hubs import running_hub
+from django_ws.pubsub.hub import copies
+from django_ws.pubsub.hub.hub import Hub
+from django_ws.pubsub.hub.registry import running_hub
 from django_ws.pubsub.outgoing import broadcast_of
 from django_ws.testing import WebSocketClient
 from tests.asgi_peer import PATH, SECONDS, client, handlers, route, the_handler, turns

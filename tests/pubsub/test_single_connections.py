@@ -22,9 +22,9 @@ from django_ws import (
     disconnect,
 )
 from django_ws.exceptions import BroadcastError, InvalidTopic
-from django_ws.pubsub.addresses import addresses_of
-from django_ws.pubsub.hub import Hub
-from django_ws.pubsub.hubs import running_hub
+from django_ws.pubsub.hub.addresses import addresses_of
+from django_ws.pubsub.hub.hub import Hub
+from django_ws.pubsub.hub.registry import running_hub
 from django_ws.testing import WebSocketClient
 from tests.asgi_peer import PATH, SECONDS, Peer, client, handlers, route, the_handler, until
 from tests.pubsub.fickle import FickleBackend, fickle  # noqa: F401  (a fixture)
@@ -314,7 +314,7 @@ async def test_a_backend_that_is_away_holds_up_nobody_who_publishes_or_asks_for_
     fickle: type[FickleBackend],  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("django_ws.pubsub.hub.READY_SECONDS", 0.01)
+    monkeypatch.setattr("django_ws.pubsub.hub.hub.READY_SECONDS", 0.01)
     waits: list[Hub] = []
     real = Hub.ready
 

@@ -18,8 +18,8 @@ from django_ws import (
     user_topic,
 )
 from django_ws.exceptions import BroadcastError, InvalidTopic, TooManyTopics
-from django_ws.pubsub.addresses import addresses_of
-from django_ws.pubsub.hubs import close_all
+from django_ws.pubsub.hub.addresses import addresses_of
+from django_ws.pubsub.hub.registry import close_all
 from django_ws.testing import HandshakeRejected, WebSocketClient
 from tests.asgi_peer import PATH, Peer, client, the_handler, turns, until
 from tests.pubsub.fickle import FickleBackend, fickle  # noqa: F401  (a fixture)
@@ -442,7 +442,7 @@ async def test_a_subscriber_that_does_not_read_holds_up_nobody() -> None:
 
 
 async def test_a_large_room_leaves_the_loop_its_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("django_ws.pubsub.turns.TURN_SECONDS", 0.0)
+    monkeypatch.setattr("django_ws.pubsub.hub.time_slice.TURN_SECONDS", 0.0)
 
     class Room(WebSocketHandler):
         topics = ("room",)
@@ -463,7 +463,7 @@ async def test_a_large_room_leaves_the_loop_its_turns(monkeypatch: pytest.Monkey
 async def test_who_changes_its_handler_while_a_broadcast_is_under_way_gets_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("django_ws.pubsub.turns.TURN_SECONDS", 0.0)
+    monkeypatch.setattr("django_ws.pubsub.hub.time_slice.TURN_SECONDS", 0.0)
 
     class Room(WebSocketHandler):
         topics = ("room",)
@@ -540,8 +540,8 @@ async def test_a_backend_that_does_not_confirm_is_told_after_a_while(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("django_ws.pubsub.rooms.SUBSCRIBE_SECONDS", 0.02)
-    monkeypatch.setattr("django_ws.pubsub.rooms.GRACE_SECONDS", 0.001)
+    monkeypatch.setattr("django_ws.pubsub.hub.topic_registry.SUBSCRIBE_SECONDS", 0.02)
+    monkeypatch.setattr("django_ws.pubsub.hub.topic_registry.GRACE_SECONDS", 0.001)
     async with client(Quiet):
         handler = the_handler()
         await handler.subscribe("before")
@@ -559,7 +559,7 @@ async def test_a_handshake_without_its_topics_is_refused(
     fickle: type[FickleBackend],  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("django_ws.pubsub.rooms.SUBSCRIBE_SECONDS", 0.02)
+    monkeypatch.setattr("django_ws.pubsub.hub.topic_registry.SUBSCRIBE_SECONDS", 0.02)
     fickle.is_down = True
 
     class Room(WebSocketHandler):
@@ -593,7 +593,7 @@ async def test_a_topic_is_asked_for_once_and_given_back_after_the_last_has_left(
     fickle: type[FickleBackend],  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("django_ws.pubsub.rooms.GRACE_SECONDS", 0.01)
+    monkeypatch.setattr("django_ws.pubsub.hub.topic_registry.GRACE_SECONDS", 0.01)
 
     class Room(WebSocketHandler):
         topics = ("room", "hall")

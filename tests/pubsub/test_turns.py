@@ -2,15 +2,15 @@
 
 import pytest
 
-from django_ws.pubsub import turns
-from django_ws.pubsub.turns import TURN_SECONDS, Turns
+from django_ws.pubsub.hub import time_slice
+from django_ws.pubsub.hub.time_slice import TURN_SECONDS, Turns
 
 
 async def test_time_counts_over_several_and_anew_after_a_pass(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 0.0
-    monkeypatch.setattr(turns, "monotonic", lambda: now)
+    monkeypatch.setattr(time_slice, "monotonic", lambda: now)
     counted = Turns()
     counted.begin()
     now += 0.6 * TURN_SECONDS

@@ -13,8 +13,9 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from redis.crc import key_slot
 
-from django_ws.pubsub.backends import redis_cluster_contact, redis_master
-from django_ws.pubsub.backends.redis_listener import Listener
+from django_ws.pubsub.backends.redis import master
+from django_ws.pubsub.backends.redis.listener import Listener
+from django_ws.pubsub.backends.redis_cluster import contact
 from tests.pubsub.ledger import Ledger
 from tests.redis_cluster import RedisCluster
 from tests.redis_server import RedisServer, SentinelSet, until
@@ -24,9 +25,9 @@ pytestmark = pytest.mark.heavy
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis_master, "SURE_SECONDS", 1.0)
+    monkeypatch.setattr(master, "SURE_SECONDS", 1.0)
     monkeypatch.setattr(Listener, "DOUBT_SECONDS", 2.5)
-    monkeypatch.setattr(redis_cluster_contact, "MARGIN_SECONDS", 1.0)
+    monkeypatch.setattr(contact, "MARGIN_SECONDS", 1.0)
 
 
 async def eventually(condition: Callable[[], object], what: str) -> None:

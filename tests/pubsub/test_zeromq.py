@@ -19,15 +19,15 @@ import pytest
 import zmq
 
 from django_ws.exceptions import BroadcastError
-from django_ws.pubsub.backends import zeromq, zeromq_proxy
 from django_ws.pubsub.backends.base import Gap, Received
-from django_ws.pubsub.backends.zeromq import ZeroMQBackend, ZeroMQPublisher
-from django_ws.pubsub.backends.zeromq_proxy import Proxy, addresses
-from django_ws.pubsub.backends.zeromq_publisher import MAX_IDLE, sized_channel_of
+from django_ws.pubsub.backends.zeromq import ZeroMQBackend, ZeroMQPublisher, broker
+from django_ws.pubsub.backends.zeromq import backend as zeromq
+from django_ws.pubsub.backends.zeromq.broker import Proxy, addresses
+from django_ws.pubsub.backends.zeromq.publisher import MAX_IDLE, sized_channel_of
 from django_ws.testing.contract import BackendContract, Listener
 from tests.pubsub.listening import until_taken
 
-PROXY = "django_ws.pubsub.backends.zeromq_proxy"
+PROXY = "django_ws.pubsub.backends.zeromq"
 SECONDS = 20.0
 
 
@@ -173,12 +173,12 @@ def numbered(count: int, size: int = 0) -> list[tuple[str, bytes]]:
 
 ONCE = """
 import sys
-from django_ws.pubsub.backends.zeromq import ZeroMQPublisher
+from django_ws.pubsub.backends.zeromq.backend import ZeroMQPublisher
 ZeroMQPublisher(sys.argv[1], "test:", {}).publish([("room", sys.argv[2].encode())])
 """
 ONCE_ASYNC = """
 import asyncio, sys
-from django_ws.pubsub.backends.zeromq import ZeroMQBackend
+from django_ws.pubsub.backends.zeromq.backend import ZeroMQBackend
 
 async def main():
     backend = ZeroMQBackend(sys.argv[1], "test:", {})
@@ -408,7 +408,7 @@ class Pausing(Patient):
 async def test_what_a_listener_does_not_read_is_dropped_counted_and_told(
     location: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(zeromq_proxy, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(broker, "PATIENCE_SECONDS", 0.2)
     options = {"high_water_mark": 10}
     messages = numbered(100, 100_000)
     stuck_backend = Pausing(location, "test:", options)
@@ -439,7 +439,7 @@ async def test_what_a_listener_does_not_read_is_dropped_counted_and_told(
             began = time.monotonic()
             await reader.backend.publish_many(messages)
             assert proxy.drops > drops  # counted anew; the log says it once in ten seconds
-            assert time.monotonic() - began < zeromq_proxy.IMPATIENCE_SECONDS
+            assert time.monotonic() - began < broker.IMPATIENCE_SECONDS
             assert len([m for m in caplog.messages if "drops broadcasts" in m]) == 1
             stuck_backend.may_read.set()
 
@@ -537,7 +537,7 @@ def test_a_connection_that_comes_back_after_the_close_is_closed(location: str) -
 
 FORKING = """
 import os, sys
-from django_ws.pubsub.backends.zeromq import ZeroMQPublisher
+from django_ws.pubsub.backends.zeromq.backend import ZeroMQPublisher
 
 publisher = ZeroMQPublisher(sys.argv[1], "test:", {})
 publisher.publish([("room", b"parent")])
@@ -706,8 +706,8 @@ def test_a_prefix_and_a_topic_are_told_apart() -> None:
 async def test_a_request_of_another_version_is_not_answered(
     location: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    header = zeromq_proxy.REQUEST.pack(zeromq_proxy.VERSION, 1)
-    newer = zeromq_proxy.REQUEST.pack(zeromq_proxy.VERSION + 1, 1)
+    header = broker.REQUEST.pack(broker.VERSION, 1)
+    newer = broker.REQUEST.pack(broker.VERSION + 1, 1)
     with running(location) as proxy, zmq.Context() as context:
         for wrong in ([b""], [b"hello"], [newer], [header, b"channel"], [header, b"a", b""]):
             proxy._log_at = 0.0
@@ -768,7 +768,9 @@ def test_an_address_without_a_file_can_be_used() -> None:
 
 
 def test_without_pyzmq_it_says_what_to_install() -> None:
-    program = "import sys; sys.modules['zmq'] = None; import django_ws.pubsub.backends.zeromq"
+    program = (
+        "import sys; sys.modules['zmq'] = None; import django_ws.pubsub.backends.zeromq.backend"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=SECONDS
     )

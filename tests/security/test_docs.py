@@ -19,8 +19,10 @@ from django_ws.auth import FirstMessageAuthMixin, looks
 from django_ws.auth.tokens import authenticator, ticket
 from django_ws.conf import trusted_proxies
 from django_ws.connection import inbound
-from django_ws.pubsub import arrivals, outbox, rooms, topics
+from django_ws.pubsub import topics
 from django_ws.pubsub.backends import base
+from django_ws.pubsub.hub import arrivals, topic_registry
+from django_ws.pubsub.outbox import outbox
 from django_ws.server import limits, reading, stalled, waiting
 from django_ws.server.options import Options
 from tests.auth import test_every_end as every_end
@@ -96,7 +98,7 @@ def test_what_cannot_be_changed_is_in_the_table() -> None:
         shown(base.PUBLISH_SECONDS),
         shown(outbox.MAX_WAITING_BYTES),
         shown(arrivals.MAX_WAITING_BYTES),
-        shown(rooms.AT_ONCE),
+        shown(topic_registry.AT_ONCE),
         shown(looks.MAX_BATCH),
         shown(trusted_proxies.MAX_HOPS),
     ]

@@ -26,7 +26,7 @@ from django_ws.auth.tokens.authenticator import Secret, authenticate
 from django_ws.codecs import BytesCodec, Codec, JSONCodec, MessagePackCodec, TextCodec
 from django_ws.exceptions import DecodeError
 from django_ws.pubsub.envelope import Broadcast, seal, seal_check, seal_disconnect
-from django_ws.pubsub.hubs import hub_of
+from django_ws.pubsub.hub.registry import hub_of
 from django_ws.pubsub.topics import CONTROL_TOPIC
 from django_ws.testing import HandshakeRejected, WebSocketClient
 from tests.altered import with_scope

@@ -18,7 +18,7 @@ from pytest_django import Settings
 from websockets.sync.client import connect
 
 from django_ws import drain
-from django_ws.pubsub.hubs import close_all, open_all
+from django_ws.pubsub.hub.registry import close_all, open_all
 from tests.e2e.servers import DEFAULT, KINDS, Server
 from tests.redis_server import RedisServer, free_port, until
 

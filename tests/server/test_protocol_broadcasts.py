@@ -17,9 +17,9 @@ from django_ws import WebSocketHandler, abroadcast
 from django_ws.codecs import Codec, JSONCodec, MessagePackCodec
 from django_ws.exceptions import DecodeError, EncodeError
 from django_ws.pubsub.backends.base import Gap
-from django_ws.pubsub.batch import MAX_BYTES, MESSAGE_BYTES, Batch, next_batch
 from django_ws.pubsub.envelope import Broadcast, seal, seal_check
-from django_ws.pubsub.hubs import publisher_of, running_hub
+from django_ws.pubsub.hub.batch import MAX_BYTES, MESSAGE_BYTES, Batch, next_batch
+from django_ws.pubsub.hub.registry import publisher_of, running_hub
 from django_ws.pubsub.outgoing import broadcast_of
 from django_ws.server.frames import Frames
 from django_ws.server.protocol import FastProtocol
@@ -128,7 +128,7 @@ async def test_sends_and_broadcasts_keep_their_order() -> None:
 async def test_a_broadcast_reaches_everybody_before_the_next_one(
     kind: type[Any], slice_members: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("django_ws.pubsub.hub.SLICE_MEMBERS", slice_members)
+    monkeypatch.setattr("django_ws.pubsub.hub.hub.SLICE_MEMBERS", slice_members)
     written: list[str] = []
     async with clients(Room, 3, kind) as some:
         for number, client in enumerate(some):
@@ -311,8 +311,8 @@ async def test_frames_do_not_overtake_what_waits() -> None:
 async def test_who_leaves_while_the_loop_turns_gets_no_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("django_ws.pubsub.hub.SLICE_MEMBERS", 1)
-    monkeypatch.setattr("django_ws.pubsub.turns.TURN_SECONDS", -1.0)  # it turns after each
+    monkeypatch.setattr("django_ws.pubsub.hub.hub.SLICE_MEMBERS", 1)
+    monkeypatch.setattr("django_ws.pubsub.hub.time_slice.TURN_SECONDS", -1.0)  # it turns after each
     async with clients(Room, 3) as some:
         second = handlers[1]
         wire = some[0].wire
@@ -483,7 +483,7 @@ def test_a_codec_gets_nothing_of_one_that_is_gone() -> None:
 async def test_what_is_not_known_leaves_the_loop_its_turns(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("django_ws.pubsub.turns.TURN_SECONDS", -1.0)  # it turns after each
+    monkeypatch.setattr("django_ws.pubsub.hub.time_slice.TURN_SECONDS", -1.0)  # it turns after each
     monkeypatch.setattr("django_ws.logs.throttled.MAX_KEYS", 100)
     monkeypatch.setattr("django_ws.logs.throttled.SECONDS", -1.0)  # nothing is left out
     async with clients(Room, 1) as [client]:

@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from django_ws.exceptions import WebSocketError
 from django_ws.pubsub.backends.memory import MemoryBackend
-from django_ws.pubsub.hubs import backend_class, config_of
+from django_ws.pubsub.hub.registry import backend_class, config_of
 from django_ws.pubsub.publish import broadcast
 
 

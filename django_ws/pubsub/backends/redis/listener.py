@@ -15,9 +15,9 @@ from redis import exceptions
 
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends.base import Gap, Received, channel_of
-from django_ws.pubsub.backends.redis_connection import abort
-from django_ws.pubsub.backends.redis_outage import Outage
-from django_ws.pubsub.backends.redis_replies import replies_of, send
+from django_ws.pubsub.backends.redis.connection import abort
+from django_ws.pubsub.backends.redis.outage import Outage
+from django_ws.pubsub.backends.redis.replies import replies_of, send
 from django_ws.pubsub.backends.sequence import Arrivals
 
 

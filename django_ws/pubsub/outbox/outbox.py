@@ -8,8 +8,8 @@ from contextvars import Context
 
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends.base import PUBLISH_SECONDS, Backend
-from django_ws.pubsub.lane import Call, Lane, Message, Part
-from django_ws.pubsub.losses import Losses
+from django_ws.pubsub.outbox.loss_log import Losses
+from django_ws.pubsub.outbox.publish_queue import Call, Lane, Message, Part
 
 MAX_WAITING_BYTES = 64 * 1024 * 1024  # one message always fits
 MESSAGE_BYTES = 700  # what a waiting message takes beside its data, roughly

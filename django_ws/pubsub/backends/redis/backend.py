@@ -14,13 +14,13 @@ import redis
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends.base import error_of
 from django_ws.pubsub.backends.breaker import Breaker
-from django_ws.pubsub.backends.redis_commands import answer_of, failure, is_silence, packed
-from django_ws.pubsub.backends.redis_connection import abort
-from django_ws.pubsub.backends.redis_listener import Listener, Look, SetListener
-from django_ws.pubsub.backends.redis_listening import ListeningBackend
-from django_ws.pubsub.backends.redis_location import Location
-from django_ws.pubsub.backends.redis_master import LoneServer, Master
-from django_ws.pubsub.backends.redis_publisher import RedisPublisher
+from django_ws.pubsub.backends.redis.commands import answer_of, failure, is_silence, packed
+from django_ws.pubsub.backends.redis.connection import abort
+from django_ws.pubsub.backends.redis.listener import Listener, Look, SetListener
+from django_ws.pubsub.backends.redis.listening import ListeningBackend
+from django_ws.pubsub.backends.redis.location import Location
+from django_ws.pubsub.backends.redis.master import LoneServer, Master
+from django_ws.pubsub.backends.redis.publisher import RedisPublisher
 from django_ws.pubsub.backends.sequence import Sender
 
 __all__ = ["RedisBackend", "RedisPublisher"]
@@ -37,7 +37,7 @@ class RedisBackend(ListeningBackend[Listener]):
 
     def __new__(cls, location: Any, prefix: str, options: Mapping[str, Any]) -> Any:
         if cls is RedisBackend and isinstance(location, (list, tuple)):
-            from django_ws.pubsub.backends.redis_cluster import ClusterBackend
+            from django_ws.pubsub.backends.redis_cluster.backend import ClusterBackend
 
             return ClusterBackend(location, prefix, options)
         return super().__new__(cls)

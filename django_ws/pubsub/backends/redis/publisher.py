@@ -14,10 +14,10 @@ import redis
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends.base import SyncPublisher
 from django_ws.pubsub.backends.breaker import Breaker, NotTried
-from django_ws.pubsub.backends.redis_commands import failure, is_silence, packed
-from django_ws.pubsub.backends.redis_connection import connect_sync
-from django_ws.pubsub.backends.redis_location import Location
-from django_ws.pubsub.backends.redis_master import SyncMaster
+from django_ws.pubsub.backends.redis.commands import failure, is_silence, packed
+from django_ws.pubsub.backends.redis.connection import connect_sync
+from django_ws.pubsub.backends.redis.location import Location
+from django_ws.pubsub.backends.redis.master import SyncMaster
 from django_ws.pubsub.backends.sequence import Sender
 
 Messages = Sequence[tuple[str, bytes]]
@@ -115,7 +115,7 @@ class RedisPublisher(SyncPublisher):
 
     def __new__(cls, location: Any, prefix: str, options: Mapping[str, Any]) -> Any:
         if cls is RedisPublisher and isinstance(location, (list, tuple)):
-            from django_ws.pubsub.backends.redis_cluster import ClusterPublisher
+            from django_ws.pubsub.backends.redis_cluster.backend import ClusterPublisher
 
             return ClusterPublisher(location, prefix, options)
         return super().__new__(cls)

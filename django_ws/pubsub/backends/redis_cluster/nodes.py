@@ -14,15 +14,15 @@ from redis.exceptions import RedisError
 
 from django_ws.pubsub.backends.base import publish_seconds_of
 from django_ws.pubsub.backends.breaker import Breaker
-from django_ws.pubsub.backends.redis_cluster_slots import Node, Slots
-from django_ws.pubsub.backends.redis_connection import abort, connect
-from django_ws.pubsub.backends.redis_location import (
+from django_ws.pubsub.backends.redis.connection import abort, connect
+from django_ws.pubsub.backends.redis.location import (
     FORCED,
     MAX_CONNECTIONS,
     NOT_FOR_CONNECTIONS,
     check_escapes,
     connections_of,
 )
+from django_ws.pubsub.backends.redis_cluster.slots import Node, Slots
 
 DEFAULT_PORT = 6379
 

@@ -10,8 +10,8 @@ from django_ws.exceptions import DecodeError
 from django_ws.logs.printable import printable
 from django_ws.logs.throttled import ThrottledLog
 from django_ws.pubsub.backends.base import Gap
-from django_ws.pubsub.batch import Batch, Item, next_batch
 from django_ws.pubsub.envelope import ORDERS, Broadcast
+from django_ws.pubsub.hub.batch import Batch, Item, next_batch
 
 logger = logging.getLogger("django.ws")
 

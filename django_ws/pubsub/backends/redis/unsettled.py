@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 
-from django_ws.pubsub.backends.redis_cluster_slots import Node
+from django_ws.pubsub.backends.redis_cluster.slots import Node
 
 
 class Unsettled:

@@ -9,7 +9,7 @@ from contextvars import Context
 
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends.base import TOO_LATE
-from django_ws.pubsub.losses import Losses
+from django_ws.pubsub.outbox.loss_log import Losses
 from django_ws.threads.any_thread import Pending
 
 MAX_BATCH = 500  # messages

@@ -1,6 +1,6 @@
 """The proxy between the processes that use ``ZeroMQBackend``: it takes, acknowledges, forwards.
 
-Start one for each ``LOCATION``: ``python -m django_ws.pubsub.backends.zeromq_proxy LOCATION``.
+Start one for each ``LOCATION``: ``python -m django_ws.pubsub.backends.zeromq LOCATION``.
 It binds two addresses: ``LOCATION`` itself, where it takes what is published, and one beside it,
 where it gives that out (``.sub`` behind the path of ``ipc://``, the next port of ``tcp://``).
 
@@ -179,7 +179,7 @@ class Proxy:
 def main(arguments: list[str]) -> None:
     """Serve in this process until SIGTERM or SIGINT."""
     if len(arguments) != 1:
-        sys.exit("usage: python -m django_ws.pubsub.backends.zeromq_proxy LOCATION")
+        sys.exit("usage: python -m django_ws.pubsub.backends.zeromq LOCATION")
 
     logging.basicConfig(format="%(levelname)s %(message)s")
     try:
@@ -194,7 +194,3 @@ def main(arguments: list[str]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     proxy.run()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -15,12 +15,12 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import MovedError, RedisError
 
 from django_ws.pubsub.backends.base import Gap, Received
-from django_ws.pubsub.backends.redis_cluster_contact import Contact
-from django_ws.pubsub.backends.redis_cluster_delivery import is_unknown_command
-from django_ws.pubsub.backends.redis_cluster_slots import Node
-from django_ws.pubsub.backends.redis_connection import abort, connect
-from django_ws.pubsub.backends.redis_listener import SetListener
-from django_ws.pubsub.backends.redis_replies import replies_of
+from django_ws.pubsub.backends.redis.connection import abort, connect
+from django_ws.pubsub.backends.redis.listener import SetListener
+from django_ws.pubsub.backends.redis.replies import replies_of
+from django_ws.pubsub.backends.redis_cluster.contact import Contact
+from django_ws.pubsub.backends.redis_cluster.delivery import is_unknown_command
+from django_ws.pubsub.backends.redis_cluster.slots import Node
 from django_ws.pubsub.backends.sequence import Arrivals
 
 

@@ -11,8 +11,8 @@ from typing import NamedTuple, TypeVar
 from django_ws.exceptions import BroadcastError
 from django_ws.logs.throttled import ThrottledLog
 from django_ws.pubsub.backends.base import PUBLISH_SECONDS, Backend
-from django_ws.pubsub.chores import Chores
-from django_ws.pubsub.copies import Copies
+from django_ws.pubsub.hub.copies import Copies
+from django_ws.pubsub.hub.task_group import Chores
 from django_ws.threads.any_thread import Failed, Pending, done
 from django_ws.types import Subscriber
 

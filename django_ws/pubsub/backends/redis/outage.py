@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from django_ws.pubsub.backends.redis_location import cause
+from django_ws.pubsub.backends.redis.location import cause
 
 logger = logging.getLogger("django.ws")
 

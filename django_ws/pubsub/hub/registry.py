@@ -16,7 +16,7 @@ from django.dispatch import receiver
 from django_ws import conf
 from django_ws.conf.importing import import_named
 from django_ws.pubsub.backends.base import Backend, SyncPublisher
-from django_ws.pubsub.hub import READY_SECONDS, Hub
+from django_ws.pubsub.hub.hub import READY_SECONDS, Hub
 
 DEFAULT = "default"  # the alias that every WS_BROADCAST has
 # A hub leaves when its loop ends: that cancels its tasks, whether anybody closes it or not.

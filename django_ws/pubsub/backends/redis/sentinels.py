@@ -20,8 +20,8 @@ import redis.asyncio.retry
 import redis.backoff
 import redis.retry
 
-from django_ws.pubsub.backends.redis_cluster_slots import Node
-from django_ws.pubsub.backends.redis_connection import abort_all
+from django_ws.pubsub.backends.redis.connection import abort_all
+from django_ws.pubsub.backends.redis_cluster.slots import Node
 
 ALL_SECONDS = 3.0  # for asking all sentinels, one after the other: some may be down
 ONE_SECONDS = 1.0  # for asking one, at most

@@ -15,10 +15,10 @@ import zmq
 
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends import base
-from django_ws.pubsub.backends import zeromq_proxy as proxy
 from django_ws.pubsub.backends.base import SyncPublisher, channel_of
 from django_ws.pubsub.backends.breaker import Breaker, NotTried
 from django_ws.pubsub.backends.sequence import Sender
+from django_ws.pubsub.backends.zeromq import broker as proxy
 
 Socket = zmq.Socket[bytes]
 Context = zmq.Context[Socket]

@@ -12,15 +12,15 @@ from typing import Any
 from redis.exceptions import RedisError, ResponseError
 
 from django_ws.pubsub.backends.base import channel_of
-from django_ws.pubsub.backends.redis_cluster_contact import Contact, LostContact
-from django_ws.pubsub.backends.redis_cluster_delivery import Delivery, Message
-from django_ws.pubsub.backends.redis_cluster_listener import ClusterListener
-from django_ws.pubsub.backends.redis_cluster_nodes import Nodes
-from django_ws.pubsub.backends.redis_cluster_publisher import ClusterPublisher
-from django_ws.pubsub.backends.redis_cluster_slots import Node
-from django_ws.pubsub.backends.redis_connection import abort, connect
-from django_ws.pubsub.backends.redis_listening import ListeningBackend
-from django_ws.pubsub.backends.redis_location import site_of
+from django_ws.pubsub.backends.redis.connection import abort, connect
+from django_ws.pubsub.backends.redis.listening import ListeningBackend
+from django_ws.pubsub.backends.redis.location import site_of
+from django_ws.pubsub.backends.redis_cluster.contact import Contact, LostContact
+from django_ws.pubsub.backends.redis_cluster.delivery import Delivery, Message
+from django_ws.pubsub.backends.redis_cluster.listener import ClusterListener
+from django_ws.pubsub.backends.redis_cluster.nodes import Nodes
+from django_ws.pubsub.backends.redis_cluster.publisher import ClusterPublisher
+from django_ws.pubsub.backends.redis_cluster.slots import Node
 from django_ws.pubsub.backends.sequence import Sender
 
 __all__ = ["ClusterBackend", "ClusterPublisher"]

@@ -18,17 +18,17 @@ from typing import Any
 
 from redis import exceptions
 
-from django_ws.pubsub.backends.redis_cluster_slots import Node
-from django_ws.pubsub.backends.redis_connection import connect
-from django_ws.pubsub.backends.redis_listener import Listener, Look
-from django_ws.pubsub.backends.redis_location import Location
-from django_ws.pubsub.backends.redis_sentinels import (
+from django_ws.pubsub.backends.redis.connection import connect
+from django_ws.pubsub.backends.redis.listener import Listener, Look
+from django_ws.pubsub.backends.redis.location import Location
+from django_ws.pubsub.backends.redis.sentinels import (
     AsyncSentinels,
     Named,
     NoMaster,
     SyncSentinels,
 )
-from django_ws.pubsub.backends.redis_unsettled import Unsettled
+from django_ws.pubsub.backends.redis.unsettled import Unsettled
+from django_ws.pubsub.backends.redis_cluster.slots import Node
 
 SURE_SECONDS = 3.0
 CONNECT_SECONDS = 1.5  # for connecting to a master, which may be frozen

@@ -20,9 +20,9 @@ from redis.exceptions import (
 
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends.base import PUBLISH_SECONDS, channel_of, error_of
-from django_ws.pubsub.backends.redis_cluster_nodes import name_of
-from django_ws.pubsub.backends.redis_cluster_slots import Node, Slots
-from django_ws.pubsub.backends.redis_location import cause
+from django_ws.pubsub.backends.redis.location import cause
+from django_ws.pubsub.backends.redis_cluster.nodes import name_of
+from django_ws.pubsub.backends.redis_cluster.slots import Node, Slots
 
 
 class Message(NamedTuple):

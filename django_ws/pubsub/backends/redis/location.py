@@ -12,8 +12,8 @@ from redis.asyncio.connection import parse_url as parse_asyncio_url
 from redis.connection import SSLConnection, parse_url
 
 from django_ws.pubsub.backends.base import publish_seconds_of
-from django_ws.pubsub.backends.redis_cluster_slots import Node
-from django_ws.pubsub.backends.redis_sentinels import AsyncSentinels, Setting, SyncSentinels
+from django_ws.pubsub.backends.redis.sentinels import AsyncSentinels, Setting, SyncSentinels
+from django_ws.pubsub.backends.redis_cluster.slots import Node
 
 CURE = (
     "give redis://HOST:PORT/DATABASE, rediss://... (TLS), unix:///PATH, "

@@ -23,17 +23,17 @@ from typing import Any
 
 from django_ws.exceptions import DecodeError
 from django_ws.logs.throttled import ThrottledLog
-from django_ws.pubsub.addresses import addresses_of
-from django_ws.pubsub.arrivals import ALL_TOPICS, Arrivals
 from django_ws.pubsub.backends.base import Backend, Gap
-from django_ws.pubsub.batch import Batch, Item, next_batch
-from django_ws.pubsub.chores import Chores
 from django_ws.pubsub.envelope import CHECK, ORDERS, Broadcast
-from django_ws.pubsub.outbox import Outbox
-from django_ws.pubsub.owners import Owners
-from django_ws.pubsub.rooms import Rooms
+from django_ws.pubsub.hub.addresses import addresses_of
+from django_ws.pubsub.hub.arrivals import ALL_TOPICS, Arrivals
+from django_ws.pubsub.hub.batch import Batch, Item, next_batch
+from django_ws.pubsub.hub.task_group import Chores
+from django_ws.pubsub.hub.time_slice import Turns
+from django_ws.pubsub.hub.topic_registry import Rooms
+from django_ws.pubsub.hub.user_index import Owners
+from django_ws.pubsub.outbox.outbox import Outbox
 from django_ws.pubsub.topics import CONTROL_TOPIC, connection_topic
-from django_ws.pubsub.turns import Turns
 from django_ws.types import Subscriber
 
 logger = logging.getLogger("django.ws")

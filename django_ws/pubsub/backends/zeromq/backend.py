@@ -31,8 +31,8 @@ try:
     import zmq
     from zmq.utils.monitor import parse_monitor_message
 
-    from django_ws.pubsub.backends import zeromq_proxy as proxy
-    from django_ws.pubsub.backends.zeromq_publisher import (
+    from django_ws.pubsub.backends.zeromq import broker as proxy
+    from django_ws.pubsub.backends.zeromq.publisher import (
         LENGTH,
         Socket,
         ZeroMQPublisher,

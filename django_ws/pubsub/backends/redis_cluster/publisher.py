@@ -13,12 +13,12 @@ from redis.exceptions import RedisError, ResponseError
 
 from django_ws.pubsub.backends.base import SyncPublisher
 from django_ws.pubsub.backends.breaker import Breaker
-from django_ws.pubsub.backends.redis_cluster_contact import Contact, LostContact
-from django_ws.pubsub.backends.redis_cluster_delivery import Delivery, Message
-from django_ws.pubsub.backends.redis_cluster_nodes import Nodes
-from django_ws.pubsub.backends.redis_cluster_slots import Node
-from django_ws.pubsub.backends.redis_commands import is_silence
-from django_ws.pubsub.backends.redis_location import cause, site_of
+from django_ws.pubsub.backends.redis.commands import is_silence
+from django_ws.pubsub.backends.redis.location import cause, site_of
+from django_ws.pubsub.backends.redis_cluster.contact import Contact, LostContact
+from django_ws.pubsub.backends.redis_cluster.delivery import Delivery, Message
+from django_ws.pubsub.backends.redis_cluster.nodes import Nodes
+from django_ws.pubsub.backends.redis_cluster.slots import Node
 from django_ws.pubsub.backends.sequence import Sender
 
 

@@ -14,13 +14,13 @@ from redis.exceptions import ClusterDownError, MovedError
 
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends.base import Received, channel_of
-from django_ws.pubsub.backends.redis_cluster_contact import Contact
-from django_ws.pubsub.backends.redis_cluster_delivery import NO_NODE
-from django_ws.pubsub.backends.redis_cluster_node import Inbox, NodeListener, Topic
-from django_ws.pubsub.backends.redis_cluster_nodes import Nodes, name_of
-from django_ws.pubsub.backends.redis_cluster_slots import Node
-from django_ws.pubsub.backends.redis_listener import Listener
-from django_ws.pubsub.backends.redis_outage import Outage
+from django_ws.pubsub.backends.redis.listener import Listener
+from django_ws.pubsub.backends.redis.outage import Outage
+from django_ws.pubsub.backends.redis_cluster.contact import Contact
+from django_ws.pubsub.backends.redis_cluster.delivery import NO_NODE
+from django_ws.pubsub.backends.redis_cluster.node import Inbox, NodeListener, Topic
+from django_ws.pubsub.backends.redis_cluster.nodes import Nodes, name_of
+from django_ws.pubsub.backends.redis_cluster.slots import Node
 
 ASK_SECONDS = 1.0  # at most, between two questions for the slots while topics have no place
 FIRST_ASK_SECONDS = 0.05

@@ -9,7 +9,7 @@ import redis
 
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends.base import channel_of
-from django_ws.pubsub.backends.redis_location import cause
+from django_ws.pubsub.backends.redis.location import cause
 from django_ws.pubsub.backends.sequence import HEAD, order_of_gap
 
 _COMMAND = b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b%b\r\n"

@@ -1,0 +1,1 @@
+"""Broadcasts through a Redis Cluster, sharded where its servers can. Start with ``backend.py``."""
