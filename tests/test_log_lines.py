@@ -75,16 +75,16 @@ NOT_THROTTLED = {
         "report_error": "a log handler of the site's that fails",
     },
     "server/base.py": {"_wait_until_over": ONCE, "shutdown": ONCE},
-    "server/changes.py": {"__init__": ONCE},
-    "server/development.py": {"stop": ONCE},
-    "server/development_log.py": {"_log": "the access log, while developing"},
-    "server/loading.py": {"prepared": ONCE},
-    "server/open_files.py": {"raise_limit": ONCE},
-    "server/last_threads.py": {"_end": ONCE},
-    "server/proxy.py": {"_bury": ONCE, "_start": ONCE, "look": ONCE},
-    "server/running.py": {"serve": ONCE},
-    "server/supervisor.py": {},  # all of it is about workers
-    "server/worker.py": {"_read": ONCE},
+    "server/workers/file_changes.py": {"__init__": ONCE},
+    "server/dev/server.py": {"stop": ONCE},
+    "server/dev/log.py": {"_log": "the access log, while developing"},
+    "server/workers/loading.py": {"prepared": ONCE},
+    "server/workers/open_files.py": {"raise_limit": ONCE},
+    "server/workers/last_threads.py": {"_end": ONCE},
+    "server/workers/broker_process.py": {"_bury": ONCE, "_start": ONCE, "look": ONCE},
+    "server/workers/running.py": {"serve": ONCE},
+    "server/workers/supervisor.py": {},  # all of it is about workers
+    "server/workers/worker.py": {"_read": ONCE},
 }
 LEVELS = {"info", "warning", "error", "exception", "critical", "log"}
 
@@ -123,7 +123,7 @@ def test_every_line_that_is_not_throttled_has_a_reason() -> None:
         (name, function)
         for name, functions in found.items()
         for function in functions
-        if not (name == "server/supervisor.py" or function in NOT_THROTTLED.get(name, {}))
+        if not (name == "server/workers/supervisor.py" or function in NOT_THROTTLED.get(name, {}))
     }
     assert unknown == set(), "throttle these lines, or say why nobody can cause many of them"
     gone = {

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from django_ws.server.options import Options, add_arguments
-from django_ws.server.running import serve
+from django_ws.server.workers.running import serve
 
 
 def new_parser() -> argparse.ArgumentParser:

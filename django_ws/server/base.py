@@ -10,9 +10,9 @@ from typing import Any
 import uvicorn
 
 from django_ws.server.faults import abort_faulty
-from django_ws.server.limits import limits_of
-from django_ws.server.stalled import Stalled
-from django_ws.server.waiting import waiting_of
+from django_ws.server.http.limits import limits_of
+from django_ws.server.http.waiting import waiting_of
+from django_ws.server.protocol.stalled import Stalled
 
 logger = logging.getLogger("uvicorn.error")
 

@@ -13,15 +13,15 @@ from django.conf import settings
 from django_ws import conf
 from django_ws.conf.script_name import normal_script_name
 from django_ws.server.access_log import guard_logging
-from django_ws.server.limits import Limits
+from django_ws.server.http.limits import Limits
 from django_ws.server.options import Options
 from django_ws.types import ASGIApplication
 
-FAST = "django_ws.server.protocol"
-LOGGED_SANSIO = "django_ws.server.socket_log:LoggedSansIO"
+FAST = "django_ws.server.protocol:FastProtocol"
+LOGGED_SANSIO = "django_ws.server.protocol.socket_log:LoggedSansIO"
 HTTP = {
-    "httptools": "django_ws.server.http_httptools:BoundedHttpTools",
-    "h11": "django_ws.server.http_h11:BoundedH11",
+    "httptools": "django_ws.server.http.httptools:BoundedHttpTools",
+    "h11": "django_ws.server.http.h11:BoundedH11",
 }
 
 
@@ -85,14 +85,14 @@ def http_protocol(name: str) -> str:
 def ws_protocol(name: str) -> str:
     """What uvicorn is told: one of its own names, or the path of a class of ours."""
     if name == "fast" or (name == "auto" and _is_fast_usable()):
-        return f"{FAST}:FastProtocol"
+        return FAST
     return LOGGED_SANSIO if name == "websockets-sansio" else name
 
 
 def _is_fast_usable() -> bool:
     """It needs a uvicorn that is not too old, and the websockets library."""
     try:
-        import_module(FAST)
+        import_module("django_ws.server.protocol.protocol")
     except ImportError:
         return False
     return True

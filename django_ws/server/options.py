@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
-from django_ws.server.limits import Limits, default_max_waiting
+from django_ws.server.http.limits import Limits, default_max_waiting
 
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
 WS_CHOICES = ("auto", "fast", "websockets-sansio", "websockets", "wsproto", "none")

@@ -27,8 +27,8 @@ from websockets.sync.client import ClientConnection, connect
 import tests.asgi
 from django_ws.asgi import WebSocketApplication
 from django_ws.management.commands.runserver import Command
-from django_ws.server.development import application
-from django_ws.server.development_log import Lines as DevelopmentLines
+from django_ws.server.dev.log import Lines as DevelopmentLines
+from django_ws.server.dev.server import application
 from django_ws.types import Event
 from tests.e2e.project import environment
 from tests.e2e.servers import Lines
@@ -291,7 +291,7 @@ def test_a_change_closes_the_sockets_and_serves_the_new_code(project: Path) -> N
     port = str(free_port())
     # However slow the machine is: the closes go out before the busy process is ended.
     with (project / "mysite" / "asgi.py").open("a") as file:
-        file.write("\nfrom django_ws.server import development\ndevelopment.EXIT_SECONDS = 5\n")
+        file.write("\nfrom django_ws.server.dev import server\nserver.EXIT_SECONDS = 5\n")
     with RunServer(project, port) as server, ExitStack() as stack:
         address = server.started()
         sockets = [stack.enter_context(open_socket(address)) for _ in range(10)]

@@ -24,7 +24,7 @@ from django.core.management import CommandError, call_command
 from websockets.server import ServerProtocol
 from websockets.sync.server import ServerConnection, serve
 
-from django_ws.server.probe import Probe
+from django_ws.server.wscheck.probe import Probe
 from tests.e2e.servers import DEFAULT, KINDS, ROOT, Server
 
 WAIT_SECONDS = 50.0

@@ -23,8 +23,9 @@ from django_ws.pubsub import topics
 from django_ws.pubsub.backends import base
 from django_ws.pubsub.hub import arrivals, topic_registry
 from django_ws.pubsub.outbox import outbox
-from django_ws.server import limits, reading, stalled, waiting
+from django_ws.server.http import limits, waiting
 from django_ws.server.options import Options
+from django_ws.server.protocol import reading, stalled
 from tests.auth import test_every_end as every_end
 from tests.security import test_forgeries as forgeries
 from tests.security import test_leaks as leaks

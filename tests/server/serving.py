@@ -14,7 +14,7 @@ import uvloop
 
 from django_ws.server.base import BaseServer
 from django_ws.server.config import Config, http_protocol, ws_protocol
-from django_ws.server.limits import Limits
+from django_ws.server.http.limits import Limits
 
 SECONDS = 30.0  # the bound of every wait
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 import uvloop
 
-from django_ws.server import accepting, waiting
-from django_ws.server.accepting import AT_ONCE, BEGUN_AT_ONCE, LEAD, Accepting
-from django_ws.server.limits import Limits
-from django_ws.server.table import Row, Table
-from django_ws.server.waiting import Waiting
+from django_ws.server.http import waiting
+from django_ws.server.http.limits import Limits
+from django_ws.server.http.waiting import Waiting
+from django_ws.server.workers import accepting
+from django_ws.server.workers.accepting import AT_ONCE, BEGUN_AT_ONCE, LEAD, Accepting
+from django_ws.server.workers.shared_table import Row, Table
 from tests.asgi_peer import until
 from tests.server.test_runws_lives import certificate  # noqa: F401  (a fixture)
 

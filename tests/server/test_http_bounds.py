@@ -10,7 +10,7 @@ import pytest
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from django_ws.server.limits import Limits
+from django_ws.server.http.limits import Limits
 from tests.server.serving import HTTPS, LOOPS, Client, handshake, request, run, serving
 
 pytestmark = [pytest.mark.parametrize("http", HTTPS), pytest.mark.parametrize("loop", LOOPS)]

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from django_ws.server.limits import Limits
+from django_ws.server.http.limits import Limits
 from tests.asgi_peer import until
-from tests.leftovers import leftovers
+from tests.leftovers import left_by
 from tests.server.serving import HTTPS, LOOPS, SECONDS, handshake, request, run, serving
 
 LIMITS = Limits(max_header_size=4000, header_timeout=0.2)
@@ -54,11 +54,6 @@ def test_nothing_waits_for_the_garbage_collector(loop: str, http: str, visit: st
                 for _ in range(10):
                     await asyncio.sleep(0.001)
 
-            await once()
-            with leftovers() as left:
-                for _ in range(2):
-                    await once()
-                left.look()
-            assert left.found == {}
+            assert await left_by(once) == {}
 
     run(loop, main())

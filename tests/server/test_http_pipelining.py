@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from django_ws.server import http as http_module
-from django_ws.server import refusing
+from django_ws.server.http import limited as http_module
+from django_ws.server.http import refusing
 from tests.asgi_peer import until
 from tests.server.serving import HTTPS, LOOPS, Client, handshake, request, run, serving
 from tests.server.wire import CLOSE, TEXT, frame

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from django_ws.server import stalled
-from django_ws.server.limits import Limits
+from django_ws.server.http.limits import Limits
+from django_ws.server.protocol import stalled
 from tests.asgi_peer import until
 from tests.server.serving import (
     HTTPS,

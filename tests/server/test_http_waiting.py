@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from django_ws.server import waiting
-from django_ws.server.limits import Limits, default_max_waiting
-from django_ws.server.waiting import Phase, Waiting
+from django_ws.server.http import waiting
+from django_ws.server.http.limits import Limits, default_max_waiting
+from django_ws.server.http.waiting import Phase, Waiting
 from tests.asgi_peer import until
 from tests.server.serving import HTTPS, LOOPS, Client, handshake, request, run, serving
 from tests.server.test_http_bounds import echo, told
@@ -405,7 +405,7 @@ async def test_one_that_is_held_back_costs_no_second_timer(monkeypatch: pytest.M
 def test_one_that_cannot_be_dropped_harms_nobody(
     has_transport: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("django_ws.server.waiting.YOUNG_SECONDS", 0.0)
+    monkeypatch.setattr("django_ws.server.http.waiting.YOUNG_SECONDS", 0.0)
 
     class Broken(Fake):
         def drop(self) -> None:

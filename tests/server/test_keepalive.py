@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from django_ws.server import keepalive
+from django_ws.server.protocol import keepalive
 from tests.asgi_peer import until
 from tests.server.wire import BINARY, CLOSE, FIN, PING, PONG, TEXT, Client, frame
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from django_ws.server.open_files import MOST, raise_limit
+from django_ws.server.workers.open_files import MOST, raise_limit
 from tests.server.running import Runws
 
 INFINITY = resource.RLIM_INFINITY

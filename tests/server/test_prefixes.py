@@ -20,8 +20,8 @@ from websockets.sync.client import connect
 from django_ws import get_websocket_application
 from django_ws.conf.script_name import normal_scope, normal_script_name
 from django_ws.server.config import uvicorn_config
-from django_ws.server.handshake import without_host
 from django_ws.server.options import Options
+from django_ws.server.protocol.handshake import without_host
 from tests.server.running import SECONDS, Runws, fetch, receive
 
 FOUND = {

@@ -17,8 +17,8 @@ from websockets.server import ServerProtocol
 
 from django_ws.connection.shared_frames import NAME, FrameExtension, extension_of
 from django_ws.server.config import ws_protocol
-from django_ws.server.frames import Frames
-from django_ws.server.protocol import FastProtocol
+from django_ws.server.protocol.frames import Frames
+from django_ws.server.protocol.protocol import FastProtocol
 from tests.asgi_peer import until
 from tests.server.wire import BINARY, CLOSE, FIN, PING, RSV1, TEXT, Client, frame
 
@@ -473,6 +473,6 @@ async def test_a_protocol_ping_that_is_not_answered_ends_it() -> None:
 
 def test_where_it_cannot_be_imported_uvicorn_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ws_protocol("auto") == "django_ws.server.protocol:FastProtocol"
-    monkeypatch.setitem(sys.modules, "django_ws.server.protocol", None)
+    monkeypatch.setitem(sys.modules, "django_ws.server.protocol.protocol", None)
     assert ws_protocol("auto") == "auto"
     assert ws_protocol("wsproto") == "wsproto"

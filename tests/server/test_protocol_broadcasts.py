@@ -21,8 +21,8 @@ from django_ws.pubsub.envelope import Broadcast, seal, seal_check
 from django_ws.pubsub.hub.batch import MAX_BYTES, MESSAGE_BYTES, Batch, next_batch
 from django_ws.pubsub.hub.registry import publisher_of, running_hub
 from django_ws.pubsub.outgoing import broadcast_of
-from django_ws.server.frames import Frames
-from django_ws.server.protocol import FastProtocol
+from django_ws.server.protocol.frames import Frames
+from django_ws.server.protocol.protocol import FastProtocol
 from django_ws.types import Scope
 from tests.asgi import application
 from tests.asgi_peer import handlers, route, until

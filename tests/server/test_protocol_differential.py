@@ -21,8 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from django_ws.server import reading
-from django_ws.server.protocol import FastProtocol
+from django_ws.server.protocol import reading
+from django_ws.server.protocol.protocol import FastProtocol
 from tests.server.wire import (
     BINARY,
     CLOSE,

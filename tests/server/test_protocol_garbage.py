@@ -11,9 +11,9 @@ import pytest
 import uvicorn
 import uvloop
 
-from django_ws.server.protocol import FastProtocol
+from django_ws.server.protocol.protocol import FastProtocol
 from tests.asgi_peer import until
-from tests.leftovers import leftovers
+from tests.leftovers import left_by
 from tests.server.test_protocol_server import HANDSHAKE, SECONDS
 from tests.server.wire import BINARY, CLOSE, PING, TEXT, frame
 
@@ -138,19 +138,14 @@ async def left_behind(
     with socket.create_server(("127.0.0.1", 0)) as listening:
         await server.startup([listening])
         port = listening.getsockname()[1]
-        await once(port)
         try:
-            with leftovers() as left:
-                for _ in range(2):
-                    await once(port)
-                left.look()
-            return left.found
+            return await left_by(lambda: once(port))
         finally:
             await server.shutdown([listening])
 
 
 def test_uvicorns_own_class_still_leaves_some() -> None:
-    """When this fails, ``django_ws.server.leftovers`` may have become unnecessary."""
+    """When this fails, ``django_ws.server.protocol.leftovers`` may have become unnecessary."""
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         found = runner.run(left_behind(leaves, ws="websockets-sansio", http="httptools"))
     assert "websockets.server.ServerProtocol" in found

@@ -16,7 +16,7 @@ import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from django_ws.connection.shared_frames import NAME
-from django_ws.server.protocol import FastProtocol
+from django_ws.server.protocol.protocol import FastProtocol
 from tests.asgi_peer import until
 from tests.server.wire import (
     BINARY,

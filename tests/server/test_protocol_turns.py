@@ -12,9 +12,9 @@ from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import InvalidState
 
-from django_ws.server import reading
-from django_ws.server.protocol import FastProtocol
-from django_ws.server.reading import FRAGMENTS, FRAMES_IN_A_TURN
+from django_ws.server.protocol import reading
+from django_ws.server.protocol.protocol import FastProtocol
+from django_ws.server.protocol.reading import FRAGMENTS, FRAMES_IN_A_TURN
 from tests.asgi_peer import until
 from tests.server.test_protocol import idle, uvicorns_logger  # noqa: F401  (a fixture)
 from tests.server.wire import (

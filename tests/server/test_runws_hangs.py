@@ -15,10 +15,10 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from django_ws.server.options import Options
-from django_ws.server.stack import SIGNAL, Stack, tell_on_signal
-from django_ws.server.supervisor import Supervisor
-from django_ws.server.table import Row, Table
-from django_ws.server.turns import LOOK_SECONDS, Turns
+from django_ws.server.workers.heartbeat import LOOK_SECONDS, Turns
+from django_ws.server.workers.main_thread import SIGNAL, Stack, tell_on_signal
+from django_ws.server.workers.shared_table import Row, Table
+from django_ws.server.workers.supervisor import Supervisor
 from tests.redis_server import until
 from tests.server.running import SECONDS, Runws, Stopped, is_gone, receive, state
 
@@ -131,10 +131,10 @@ class TestSupervisor:
     def test_lets_a_worker_go_on_that_does_so_after_all(
         self, monkeypatch: pytest.MonkeyPatch, pipes: tuple[Any, Any]
     ) -> None:
-        from django_ws.server.supervisor import Worker
+        from django_ws.server.workers.supervisor import Worker
 
         now = 1000.0
-        monkeypatch.setattr("django_ws.server.supervisor.time.monotonic", lambda: now)
+        monkeypatch.setattr("django_ws.server.workers.supervisor.time.monotonic", lambda: now)
         asked: list[int] = []
         monkeypatch.setattr(Stack, "ask", lambda self, pid: asked.append(pid))
         supervisor = Supervisor("a:b", Options(hang_timeout=3), [])

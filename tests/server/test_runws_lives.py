@@ -252,7 +252,8 @@ def test_a_worker_that_dies_at_once_is_started_again_after_a_pause(
 ) -> None:
     # However slow the machine is: those that die have lived for a short time.
     code = (
-        "import sys; from django_ws.server import __main__, child; "
+        "import sys; from django_ws.server import __main__; "
+        "from django_ws.server.workers import child; "
         "child.STABLE_SECONDS = 600; sys.exit(__main__.main())"
     )
     server = Runws(command=("-c", code, APPLICATION), environment=told("die"))

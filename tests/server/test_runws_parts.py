@@ -32,11 +32,14 @@ from websockets.sync.client import connect
 
 from django_ws.limits.handshake_queue import admission_of
 from django_ws.management.commands.runws import Command, application_target
-from django_ws.server import proxy, worker
 from django_ws.server.__main__ import main, new_parser
 from django_ws.server.access_log import WithoutRepetitions, WithoutSecrets
-from django_ws.server.binding import BindError, Listening
-from django_ws.server.child import (
+from django_ws.server.config import http_protocol, uvicorn_config, ws_protocol
+from django_ws.server.http.limits import Limits
+from django_ws.server.options import Options, default_workers
+from django_ws.server.server import Server
+from django_ws.server.workers import broker_process, worker
+from django_ws.server.workers.child import (
     MAX_PAUSE_SECONDS,
     PARENTS_SIGNALS,
     Child,
@@ -45,14 +48,11 @@ from django_ws.server.child import (
     Report,
     pipe_from_child,
 )
-from django_ws.server.config import http_protocol, uvicorn_config, ws_protocol
-from django_ws.server.limits import Limits
-from django_ws.server.loading import CannotImport, Site, import_routes, imported
-from django_ws.server.options import Options, default_workers
-from django_ws.server.server import Server
-from django_ws.server.supervisor import Supervisor
-from django_ws.server.table import Table
-from django_ws.server.worker import Line, Place, Supervised, run, tell_of_broadcasts
+from django_ws.server.workers.listening import BindError, Listening
+from django_ws.server.workers.loading import CannotImport, Site, import_routes, imported
+from django_ws.server.workers.shared_table import Table
+from django_ws.server.workers.supervisor import Supervisor
+from django_ws.server.workers.worker import Line, Place, Supervised, run, tell_of_broadcasts
 from tests.asgi_peer import until as until_async
 from tests.e2e.servers import ROOT
 from tests.redis_server import until
@@ -282,7 +282,7 @@ class TestConfiguration:
         [
             ("auto", "django_ws.server.protocol:FastProtocol"),
             ("fast", "django_ws.server.protocol:FastProtocol"),
-            ("websockets-sansio", "django_ws.server.socket_log:LoggedSansIO"),
+            ("websockets-sansio", "django_ws.server.protocol.socket_log:LoggedSansIO"),
             ("wsproto", "wsproto"),
         ],
     )
@@ -292,9 +292,9 @@ class TestConfiguration:
     @pytest.mark.parametrize(
         ("given", "used"),
         [
-            ("auto", "http_httptools:BoundedHttpTools"),
-            ("httptools", "http_httptools:BoundedHttpTools"),
-            ("h11", "http_h11:BoundedH11"),
+            ("auto", "http.httptools:BoundedHttpTools"),
+            ("httptools", "http.httptools:BoundedHttpTools"),
+            ("h11", "http.h11:BoundedH11"),
         ],
     )
     def test_http(self, given: str, used: str) -> None:
@@ -302,7 +302,7 @@ class TestConfiguration:
 
     def test_http_without_httptools(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("django_ws.server.config.find_spec", lambda name: None)
-        assert http_protocol("auto") == "django_ws.server.http_h11:BoundedH11"
+        assert http_protocol("auto") == "django_ws.server.http.h11:BoundedH11"
 
 
 class TestImporting:
@@ -394,8 +394,8 @@ class TestCommand:
             application_target()
 
     def test_without_uvicorn_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for name in ("running", "changes"):
-            monkeypatch.delitem(sys.modules, f"django_ws.server.{name}", raising=False)
+        for name in ("running", "file_changes"):
+            monkeypatch.delitem(sys.modules, f"django_ws.server.workers.{name}", raising=False)
         monkeypatch.setitem(sys.modules, "uvicorn", None)
         with pytest.raises(CommandError, match=r'uvicorn is not installed.*"django-ws\[server\]"'):
             call_command("runws", skip_checks=True, stdout=OutputWrapper(sys.stdout))
@@ -450,7 +450,7 @@ class Aged:
 class TestProcesses:
     def test_pauses_grow_while_processes_die_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         now = 1000.0
-        monkeypatch.setattr("django_ws.server.child.time.monotonic", lambda: now)
+        monkeypatch.setattr("django_ws.server.workers.child.time.monotonic", lambda: now)
         pauses = Pauses()
         young: Any = Aged(now - 1)
         assert [pauses.note_death(young) for _ in range(9)] == [0, 1, 2, 4, 8, 16, 30, 30, 30]
@@ -511,7 +511,7 @@ class TestProcesses:
             folder = Path(tempfile.mkdtemp())
             children = [
                 Child("worker", run, site, place(listener)),
-                Child("proxy", proxy.serve, folder, 0.0),
+                Child("proxy", broker_process.serve, folder, 0.0),
             ]
             for number in (*PARENTS_SIGNALS, *PARENTS_SIGNALS):
                 for child in children:
@@ -640,7 +640,7 @@ class TestProcesses:
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-        serving = proxy.BroadcastProxy(0.1)
+        serving = broker_process.BroadcastProxy(0.1)
         assert serving.location is not None
         waiting = Child("waiting", wait_for_ever)
 
@@ -665,7 +665,7 @@ class TestProcesses:
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-        serving = proxy.BroadcastProxy(0.1)
+        serving = broker_process.BroadcastProxy(0.1)
         serving.ask(Child("waiting", wait_for_ever))
 
         def is_ready() -> bool:
@@ -702,13 +702,13 @@ class TestProcesses:
 
         # The tests may run as root, who can write everywhere.
         monkeypatch.setattr(tempfile, "gettempdir", none)
-        assert proxy.BroadcastProxy(0.1).location is None
+        assert broker_process.BroadcastProxy(0.1).location is None
 
     def test_a_proxy_that_cannot_be_started_is_tried_again(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
-        serving = proxy.BroadcastProxy(0.1)
+        serving = broker_process.BroadcastProxy(0.1)
         waiting = Child("waiting", wait_for_ever)
         serving.ask(waiting)
         with caplog.at_level(logging.ERROR, "uvicorn.error"):
@@ -727,7 +727,7 @@ class TestProcesses:
         assert list((tmp_path / "gone").iterdir()) == []
 
     def test_a_proxy_that_dies_again_and_again_is_waited_for(self) -> None:
-        serving = proxy.BroadcastProxy(0.1)
+        serving = broker_process.BroadcastProxy(0.1)
         for _ in range(2):
             serving.child = Child("proxy", end_with, 1)
             serving.child.process.join(30)
@@ -737,7 +737,7 @@ class TestProcesses:
         serving.close()
 
     def test_without_pyzmq_there_is_no_proxy(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        serving = proxy.BroadcastProxy(0.1)
+        serving = broker_process.BroadcastProxy(0.1)
         assert serving.location is not None
         monkeypatch.setitem(sys.modules, "zmq", None)
         assert serving.location is None

@@ -17,8 +17,8 @@ from uvicorn.supervisors.statreload import StatReload
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from django_ws.server import changes
-from django_ws.server.changes import Changes
+from django_ws.server.workers import file_changes
+from django_ws.server.workers.file_changes import Changes
 from tests.redis_server import until
 from tests.server.running import SECONDS, Runws, is_gone, state
 from tests.server.test_runws_lives import BARE
@@ -203,7 +203,7 @@ def test_changes_are_found_whatever_finds_them(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if finder is not None:
-        monkeypatch.setattr(changes, "ChangeReload", finder)
+        monkeypatch.setattr(file_changes, "ChangeReload", finder)
     file = tmp_path / "module.py"
     file.write_text("1")
     found = Changes("module:application")
@@ -224,5 +224,5 @@ def is_changed(file: Path, found: Changes) -> bool:
 
 
 def test_folders_elsewhere_are_named_in_full(tmp_path: Path) -> None:
-    shown: Callable[[Any], set[str]] = changes._shown
+    shown: Callable[[Any], set[str]] = file_changes._shown
     assert shown([tmp_path / "a.py"]) == {str(tmp_path / "a.py")}

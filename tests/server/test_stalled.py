@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from django_ws.server import stalled
-from django_ws.server.stalled import Stalled
+from django_ws.server.protocol import stalled
+from django_ws.server.protocol.stalled import Stalled
 from tests.asgi_peer import until
 from tests.server.serving import HTTPS, LOOPS, SECONDS, handshake, request, run, serving
 

@@ -7,9 +7,9 @@ import os
 
 import pytest
 
-from django_ws.server import table
-from django_ws.server.child import Child
-from django_ws.server.table import FRESH_SECONDS, Row, Table
+from django_ws.server.workers import shared_table
+from django_ws.server.workers.child import Child
+from django_ws.server.workers.shared_table import FRESH_SECONDS, Row, Table
 from tests.redis_server import until
 
 
@@ -48,7 +48,7 @@ def test_who_does_not_accept_or_stands_still_does_not_count(
     shared = Table()
     mine, second, third = shared.take(), shared.take(), shared.take()
     now = 1000.0
-    monkeypatch.setattr("django_ws.server.table.time.monotonic", lambda: now)
+    monkeypatch.setattr("django_ws.server.workers.shared_table.time.monotonic", lambda: now)
     second.show(5, accepts=True)
     third.show(2, accepts=True)
     assert mine.fewest_elsewhere() == 2
@@ -76,7 +76,7 @@ def test_rows_are_given_again() -> None:
 
 
 def test_there_are_enough_rows_but_not_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table, "ROWS", 3)
+    monkeypatch.setattr(shared_table, "ROWS", 3)
     shared = Table()
     shared.take()
     shared.take()

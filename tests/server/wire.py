@@ -16,7 +16,7 @@ from typing import Any, Self
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from django_ws.server.protocol import FastProtocol
+from django_ws.server.protocol.protocol import FastProtocol
 from django_ws.types import Event
 from tests.asgi_peer import until
 

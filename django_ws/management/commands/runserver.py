@@ -17,7 +17,7 @@ from django.core.servers.basehttp import WSGIServer
 from django.utils import autoreload
 
 if TYPE_CHECKING:
-    from django_ws.server.development import DevelopmentServer
+    from django_ws.server.dev.server import DevelopmentServer
 
 
 class Command(StaticFilesCommand):
@@ -44,7 +44,7 @@ class Command(StaticFilesCommand):
         super().handle(*args, **options)
 
     def inner_run(self, *args: Any, **options: Any) -> None:
-        from django_ws.server.loading import import_routes
+        from django_ws.server.workers.loading import import_routes
 
         if options["use_reloader"]:
             # A mistake in routes must raise here, for the reloader to watch its file: the check
@@ -54,13 +54,13 @@ class Command(StaticFilesCommand):
         super().inner_run(*args, **options)
 
     def _make_server(self, *args: Any, **options: Any) -> DevelopmentServer:
-        from django_ws.server.development import DevelopmentServer
+        from django_ws.server.dev.server import DevelopmentServer
 
         self._server = DevelopmentServer(*args, **options)
         return self._server
 
     def get_handler(self, *args: Any, **options: Any) -> WSGIHandler:
-        from django_ws.server.development import application
+        from django_ws.server.dev.server import application
 
         static_files = options.get("use_static_handler", False) and (
             settings.DEBUG or options["insecure_serving"]

@@ -25,7 +25,7 @@ class Command(BaseCommand):
 
     def handle(self, **options: Any) -> None:
         try:
-            from django_ws.server.running import serve
+            from django_ws.server.workers.running import serve
         except ModuleNotFoundError as error:
             raise CommandError(
                 f'{error.name} is not installed. Run: pip install "django-ws[server]"'

@@ -43,8 +43,8 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         if not find_spec("websockets"):
             raise CommandError('websockets is not installed. Run: pip install "django-ws[server]"')
-        from django_ws.server.answers import Refused
-        from django_ws.server.probe import Probe
+        from django_ws.server.wscheck.answers import Refused
+        from django_ws.server.wscheck.probe import Probe
 
         headers = [_header(text) for text in options["header"]]
         if not 0 < options["timeout"] <= MAX_SECONDS:  # nor is "nan"

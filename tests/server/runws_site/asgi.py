@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 from django_ws import get_websocket_application
-from django_ws.server import server, table
+from django_ws.server import server
+from django_ws.server.workers import shared_table
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.server.runws_site.settings")
 
@@ -25,6 +26,6 @@ server.SETTLE_SECONDS = 40.0
 
 # However busy it is: a worker that has not had a turn for a while still counts to the others.
 if "RUNWS_FRESH_SECONDS" in os.environ:
-    table.FRESH_SECONDS = float(os.environ["RUNWS_FRESH_SECONDS"])
+    shared_table.FRESH_SECONDS = float(os.environ["RUNWS_FRESH_SECONDS"])
 
 application = get_websocket_application()

@@ -22,7 +22,7 @@ from django_ws.conf.importing import import_named
 from django_ws.logs.causes import cause
 from django_ws.server.base import BaseServer
 from django_ws.server.config import Config, http_protocol, max_message_size, ws_protocol
-from django_ws.server.development_log import Lines
+from django_ws.server.dev.log import Lines
 from django_ws.types import ASGIApplication, Receive, Scope, Send
 
 logger = logging.getLogger("django.server")

@@ -11,7 +11,7 @@ from typing import Any
 
 from websockets.server import ServerProtocol
 
-from django_ws.server.transports import let_go_of_transport
+from django_ws.server.protocol.transports import let_go_of_transport
 
 
 def let_go_of_pages(transport: asyncio.BaseTransport) -> None:

@@ -22,7 +22,7 @@ from websockets.typing import Origin, Subprotocol
 from websockets.uri import WebSocketURI, parse_uri
 
 from django_ws.logs.printable import printable
-from django_ws.server.answers import Refused, close_cure, refusal
+from django_ws.server.wscheck.answers import Refused, close_cure, refusal
 
 PING = b"django_ws wscheck"
 MAX_HEAD_BYTES = 64 * 1024  # of the answer to the handshake

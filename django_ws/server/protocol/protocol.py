@@ -24,7 +24,7 @@ from uvicorn.server import ServerState
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 
 from django_ws.connection.shared_frames import NAME, FrameExtension
-from django_ws.server.frames import (
+from django_ws.server.protocol.frames import (
     BINARY_HEADS,
     FIN_BINARY,
     FIN_TEXT,
@@ -33,9 +33,9 @@ from django_ws.server.frames import (
     Frames,
     frame,
 )
-from django_ws.server.leftovers import let_go, let_go_of_pages
-from django_ws.server.reading import Reading
-from django_ws.server.socket_log import log_end
+from django_ws.server.protocol.leftovers import let_go, let_go_of_pages
+from django_ws.server.protocol.reading import Reading
+from django_ws.server.protocol.socket_log import log_end
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveEvent, ASGISendEvent

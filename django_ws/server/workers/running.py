@@ -9,13 +9,13 @@ from contextlib import closing
 from dataclasses import replace
 
 from django_ws.server.access_log import configure_logging, guard_logging
-from django_ws.server.binding import BindError, Listening
-from django_ws.server.changes import Changes
-from django_ws.server.child import is_starting
-from django_ws.server.loading import CANNOT_START
-from django_ws.server.open_files import raise_limit
 from django_ws.server.options import Options
-from django_ws.server.supervisor import Supervisor
+from django_ws.server.workers.child import is_starting
+from django_ws.server.workers.file_changes import Changes
+from django_ws.server.workers.listening import BindError, Listening
+from django_ws.server.workers.loading import CANNOT_START
+from django_ws.server.workers.open_files import raise_limit
+from django_ws.server.workers.supervisor import Supervisor
 
 logger = logging.getLogger("uvicorn.error")
 

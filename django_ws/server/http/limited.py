@@ -20,10 +20,10 @@ import uvicorn
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.server import ServerState
 
-from django_ws.server.limits import MAX_HEADERS, limits_of
-from django_ws.server.refusing import Refusing
-from django_ws.server.transports import close_once, let_go_of_transport
-from django_ws.server.waiting import Phase, waiting_of
+from django_ws.server.http.limits import MAX_HEADERS, limits_of
+from django_ws.server.http.refusing import Refusing
+from django_ws.server.http.waiting import Phase, waiting_of
+from django_ws.server.protocol.transports import close_once, let_go_of_transport
 
 PIECE = 8 * 1024  # bytes that are parsed in one go
 TURN_SECONDS = 0.005  # of parsing, until others have their turn

@@ -20,8 +20,8 @@ from collections.abc import Callable, Sequence, Sized
 from typing import Any
 
 from django_ws.logs.throttled import ThrottledLog
-from django_ws.server.table import Row
-from django_ws.server.waiting import Phase, Waiting
+from django_ws.server.http.waiting import Phase, Waiting
+from django_ws.server.workers.shared_table import Row
 
 logger = logging.getLogger("uvicorn.error")
 

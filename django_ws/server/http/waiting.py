@@ -16,7 +16,7 @@ from uvicorn.server import ServerState
 
 from django_ws.logs.throttled import ThrottledLog
 from django_ws.server.faults import abort_faulty
-from django_ws.server.limits import Limits
+from django_ws.server.http.limits import Limits
 
 logger = logging.getLogger("uvicorn.error")
 

@@ -10,8 +10,8 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from django_ws.server.http import INVALID, TOO_LARGE, BoundedHTTP, is_too_large
-from django_ws.server.waiting import Phase
+from django_ws.server.http.limited import INVALID, TOO_LARGE, BoundedHTTP, is_too_large
+from django_ws.server.http.waiting import Phase
 
 
 class Connection(h11.Connection):

@@ -18,8 +18,8 @@ from websockets.protocol import State
 
 from django_ws.logs.printable import printable
 from django_ws.logs.throttled import ThrottledLog
-from django_ws.server.events import Events
-from django_ws.server.frames import (
+from django_ws.server.protocol.events import Events
+from django_ws.server.protocol.frames import (
     BINARY,
     CLOSE,
     CONTROL,
@@ -31,7 +31,7 @@ from django_ws.server.frames import (
     TEXT,
     sizes_of_frame,
 )
-from django_ws.server.handshake import Handshaking, split_head
+from django_ws.server.protocol.handshake import Handshaking, split_head
 
 try:
     from websockets.speedups import apply_mask

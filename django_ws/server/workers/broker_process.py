@@ -21,7 +21,7 @@ from secrets import token_hex
 from stat import S_ISDIR
 from typing import Any
 
-from django_ws.server.child import (
+from django_ws.server.workers.child import (
     PARENTS_SIGNALS,
     Child,
     Order,

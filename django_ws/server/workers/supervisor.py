@@ -21,15 +21,15 @@ from multiprocessing.connection import wait
 from types import FrameType
 from typing import Any
 
-from django_ws.server.changes import Changes
-from django_ws.server.child import Child, Order, Pauses, Report, pipe_from_child
-from django_ws.server.loading import CANNOT_START, Site
 from django_ws.server.options import Options
-from django_ws.server.proxy import BroadcastProxy
-from django_ws.server.stack import Stack
-from django_ws.server.table import Row, Table
-from django_ws.server.turns import LOOK_SECONDS, Turns
-from django_ws.server.worker import Place, run
+from django_ws.server.workers.broker_process import BroadcastProxy
+from django_ws.server.workers.child import Child, Order, Pauses, Report, pipe_from_child
+from django_ws.server.workers.file_changes import Changes
+from django_ws.server.workers.heartbeat import LOOK_SECONDS, Turns
+from django_ws.server.workers.loading import CANNOT_START, Site
+from django_ws.server.workers.main_thread import Stack
+from django_ws.server.workers.shared_table import Row, Table
+from django_ws.server.workers.worker import Place, run
 
 logger = logging.getLogger("uvicorn.error")
 

@@ -22,9 +22,9 @@ from websockets.server import ServerProtocol
 from websockets.version import version
 
 from django_ws.connection.retry_after import retry_after
-from django_ws.server.frames import COMPRESSION
-from django_ws.server.http import HAS_BODY, INVALID, has_body
-from django_ws.server.keepalive import Keepalive
+from django_ws.server.http.limited import HAS_BODY, INVALID, has_body
+from django_ws.server.protocol.frames import COMPRESSION
+from django_ws.server.protocol.keepalive import Keepalive
 
 NO_GET = "A WebSocket handshake is a GET."
 UNAVAILABLE = "The server restarts."

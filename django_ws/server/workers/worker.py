@@ -21,17 +21,18 @@ from django_ws import conf
 from django_ws.limits.handshake_queue import admission_of
 from django_ws.pubsub.backends.memory import MemoryBackend
 from django_ws.pubsub.hub.registry import all_connected, backend_class
-from django_ws.server import explaining, garbage, stack
-from django_ws.server.accepting import Accepting
+from django_ws.server import garbage
 from django_ws.server.access_log import configure_logging
 from django_ws.server.base import TICK_SECONDS
-from django_ws.server.child import PARENTS_SIGNALS, Order, Report, release_signals
-from django_ws.server.last_threads import bound_the_rest
-from django_ws.server.limits import limits_of
-from django_ws.server.loading import Site, prepared
+from django_ws.server.http.limits import limits_of
+from django_ws.server.http.waiting import waiting_of
 from django_ws.server.server import Server
-from django_ws.server.table import Row
-from django_ws.server.waiting import waiting_of
+from django_ws.server.workers import import_failure, main_thread
+from django_ws.server.workers.accepting import Accepting
+from django_ws.server.workers.child import PARENTS_SIGNALS, Order, Report, release_signals
+from django_ws.server.workers.last_threads import bound_the_rest
+from django_ws.server.workers.loading import Site, prepared
+from django_ws.server.workers.shared_table import Row
 from django_ws.threads import stalls
 
 logger = logging.getLogger("uvicorn.error")
@@ -200,7 +201,7 @@ def run(pipe: Connection, site: Site, place: Place) -> None:
     # inherited by whatever the site starts.
     for number in PARENTS_SIGNALS:
         signal.signal(number, lambda *_: None)
-    stack.tell_on_signal(place.stack)
+    main_thread.tell_on_signal(place.stack)
     release_signals()
     configure_logging(site.options)
     line = Line(pipe, site.options.graceful_timeout + site.options.late_seconds)
@@ -212,7 +213,7 @@ def run(pipe: Connection, site: Site, place: Place) -> None:
             raise
         line.server = None
         server = Supervised(
-            explaining.config(site.options), line, place, tunes=False, report=Report.EXPLAINS
+            import_failure.config(site.options), line, place, tunes=False, report=Report.EXPLAINS
         )
         line.server = server
         server.run(place.sockets)

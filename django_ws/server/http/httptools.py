@@ -10,7 +10,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from django_ws.server.http import (
+from django_ws.server.http.limited import (
     INVALID,
     PIECE,
     TOO_LARGE,
@@ -18,8 +18,8 @@ from django_ws.server.http import (
     has_body,
     is_too_large,
 )
-from django_ws.server.limits import MAX_HEADERS
-from django_ws.server.waiting import Phase
+from django_ws.server.http.limits import MAX_HEADERS
+from django_ws.server.http.waiting import Phase
 
 BODY_WOULD_BE_LOST = "A request that asks for another protocol may have no body."
 

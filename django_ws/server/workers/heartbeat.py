@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from django_ws.server.table import Row
+from django_ws.server.workers.shared_table import Row
 
 LOOK_SECONDS = 1.0  # between two looks
 

@@ -12,7 +12,7 @@ from uvicorn.server import ServerState
 
 from django_ws.logs.printable import printable
 from django_ws.logs.throttled import ThrottledLog
-from django_ws.server.waiting import Phase
+from django_ws.server.http.waiting import Phase
 
 logger = logging.getLogger("uvicorn.error")
 

@@ -1,0 +1,1 @@
+"""The server of ``manage.py runserver``. Start with ``server.py``."""

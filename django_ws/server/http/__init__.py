@@ -1,0 +1,1 @@
+"""uvicorn's HTTP protocols, with limits on what a client may do. Start with ``limited.py``."""

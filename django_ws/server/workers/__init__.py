@@ -1,0 +1,1 @@
+"""The parent of the workers, and the workers. Start with ``supervisor.py``."""

@@ -1,0 +1,1 @@
+"""A handshake step by step, and what its answer means. Start with ``probe.py``."""
