@@ -18,6 +18,7 @@ from django_ws.codecs import Codec, JSONCodec, TextCodec
 from django_ws.connection.connection import CONNECTING, HANDED_OVER, OPEN, Connection, Overflow
 from django_ws.exceptions import DecodeError, EncodeError, InvalidMessage, Reject, StateError
 from django_ws.lifecycle.hooks import Hooks, hooks_of
+from django_ws.lifecycle.read_only import read_only
 from django_ws.lifecycle.run import Life
 from django_ws.lifecycle.tasks import (
     Ended,
@@ -32,7 +33,6 @@ from django_ws.logs.throttled import ThrottledLog
 from django_ws.pubsub.hub.addresses import addresses_of
 from django_ws.pubsub.hub.registry import ensure_hub, hub_of
 from django_ws.pubsub.outgoing import broadcast_of, messages_of
-from django_ws.read_only import read_only
 from django_ws.request import WebSocketRequest
 from django_ws.threads.any_thread import Done, Failed, act, done
 from django_ws.types import Subscriber

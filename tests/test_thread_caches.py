@@ -14,7 +14,7 @@ from django.core.cache import caches
 from pytest_django import Settings
 
 from django_ws import WebSocketHandler
-from django_ws.auth.watch import watch_here
+from django_ws.auth.recheck import watch_here
 from django_ws.testing import WebSocketClient
 from django_ws.testing.login import session_cookie
 from django_ws.threads.caches import ThreadCache, cache_of_thread, share_cache

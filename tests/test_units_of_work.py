@@ -18,7 +18,7 @@ from django.db import connection, connections
 from pytest_django import Settings
 
 from django_ws import WebSocketHandler
-from django_ws.auth.watch import watch_here
+from django_ws.auth.recheck import watch_here
 from django_ws.testing import HandshakeRejected, WebSocketClient
 from django_ws.threads import pool as sync
 from django_ws.threads.pool import InOrder

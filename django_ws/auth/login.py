@@ -10,7 +10,7 @@ from typing import Any, Self
 from asgiref.sync import sync_to_async
 from django.db import models, router
 
-from django_ws.auth.watch import Watch, watch_here
+from django_ws.auth.recheck import Watch, watch_here
 from django_ws.pubsub.topics import user_topic
 
 UserRows = dict[tuple[Any, Any], Any]  # by class and primary key

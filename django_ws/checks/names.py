@@ -12,7 +12,7 @@ from django_ws.checks.attributes import ATTRIBUTES
 from django_ws.checks.source import assignments, attributes_used, functions_of, parsed
 from django_ws.handler import WebSocketHandler
 from django_ws.lifecycle.hooks import HOOKS
-from django_ws.read_only import is_read_only
+from django_ws.lifecycle.read_only import is_read_only
 
 # What the instances have besides, which no look at the class shows.
 INSTANCE_ATTRIBUTES = {

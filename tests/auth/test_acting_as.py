@@ -16,7 +16,7 @@ from rest_framework.authtoken.models import Token
 
 from django_ws import WebSocketHandler, adisconnect, user_topic
 from django_ws.auth.login import Login
-from django_ws.auth.watch import watch_here
+from django_ws.auth.recheck import watch_here
 from django_ws.testing import HandshakeRejected, WebSocketClient
 from tests.asgi_peer import PATH, client, the_handler, until
 

@@ -35,6 +35,7 @@ from sesame.utils import get_token
 
 from django_ws import WebSocketHandler, disconnect, user_topic
 from django_ws.auth import FirstMessageAuthMixin, LoginRequiredMixin, make_ticket
+from django_ws.auth.recheck import watch_here
 from django_ws.auth.tokens import (
     JSONWebTokenAuthenticator,
     RestTokenAuthenticator,
@@ -42,7 +43,6 @@ from django_ws.auth.tokens import (
     SimpleJWTAuthenticator,
     TicketAuthenticator,
 )
-from django_ws.auth.watch import watch_here
 from django_ws.testing import HandshakeRejected, WebSocketClient
 from tests.asgi_peer import PATH, SECONDS, client, the_handler, until
 from tests.auth.models import DeviceToken, OwnSession

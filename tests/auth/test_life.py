@@ -23,10 +23,10 @@ from rest_framework.authtoken.models import Token
 from django_ws import ConnectionClosed, WebSocketHandler, adisconnect, user_topic
 from django_ws.auth.login import Login
 from django_ws.auth.orders import publish
+from django_ws.auth.recheck import watch_here
 from django_ws.auth.session import SessionLogin
 from django_ws.auth.session_owner import session_owner
 from django_ws.auth.signals import connect
-from django_ws.auth.watch import watch_here
 from django_ws.pubsub.envelope import seal_disconnect
 from django_ws.pubsub.hub.registry import running_hub
 from django_ws.testing import HandshakeRejected, WebSocketClient
@@ -510,7 +510,7 @@ async def test_all_are_checked_together(
         watch._check_all()
         await until(lambda: looks and watch.is_idle)
         assert looks == [30]
-        monkeypatch.setattr("django_ws.auth.looks.MAX_BATCH", 20)
+        monkeypatch.setattr("django_ws.auth.recheck_batch.MAX_BATCH", 20)
         looks.clear()
         watch._check_all()
         await until(lambda: len(looks) == 2)

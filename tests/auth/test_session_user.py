@@ -21,9 +21,9 @@ from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 
 from django_ws import WebSocketHandler
+from django_ws.auth.recheck import watch_here
 from django_ws.auth.session import SessionLogin
 from django_ws.auth.session_user import SessionUsers
-from django_ws.auth.watch import watch_here
 from django_ws.testing import HandshakeRejected, WebSocketClient
 from tests.asgi_peer import PATH, SECONDS, client, handlers, until
 

@@ -11,7 +11,7 @@ from asgiref.sync import sync_to_async
 from pytest_django import Settings
 
 from django_ws.auth.login import Login
-from django_ws.auth.watch import Watch, watch_here
+from django_ws.auth.recheck import Watch, watch_here
 from django_ws.exceptions import LoginCheckError
 from tests.asgi_peer import SECONDS, until
 

@@ -32,13 +32,13 @@ from sesame.utils import get_token
 
 from django_ws import WebSocketHandler
 from django_ws.auth import FirstMessageAuthMixin
+from django_ws.auth.recheck import watch_here
 from django_ws.auth.tokens import (
     JSONWebTokenAuthenticator,
     RestTokenAuthenticator,
     SimpleJWTAuthenticator,
     TokenLogin,
 )
-from django_ws.auth.watch import watch_here
 from django_ws.middleware import (
     JWTAuthMiddleware,
     SesameAuthMiddleware,

@@ -15,7 +15,7 @@ import pytest
 from websockets.sync.client import connect
 
 from django_ws import WebSocketHandler, conf
-from django_ws.auth import FirstMessageAuthMixin, looks
+from django_ws.auth import FirstMessageAuthMixin, recheck_batch
 from django_ws.auth.tokens import authenticator, ticket
 from django_ws.conf import trusted_proxies
 from django_ws.connection import inbound
@@ -100,7 +100,7 @@ def test_what_cannot_be_changed_is_in_the_table() -> None:
         shown(outbox.MAX_WAITING_BYTES),
         shown(arrivals.MAX_WAITING_BYTES),
         shown(topic_registry.AT_ONCE),
-        shown(looks.MAX_BATCH),
+        shown(recheck_batch.MAX_BATCH),
         shown(trusted_proxies.MAX_HOPS),
     ]
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from weakref import WeakKeyDictionary
 
 from django_ws import conf
-from django_ws.auth.looks import Looks, Watched
+from django_ws.auth.recheck_batch import Looks, Watched
 from django_ws.threads.pool import Place, context_at, place
 
 
