@@ -46,6 +46,7 @@ BROADCASTS = ROOT / "docs" / "broadcasts.md"
 RECIPES = ROOT / "docs" / "recipes.md"
 THREADS = ROOT / "docs" / "threads.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+POLICIES = [ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -626,7 +627,7 @@ def test_documented_tests_pass(
     assert not result.errors + result.failures
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *POLICIES], ids=lambda page: page.name)
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", page.read_text()):
         text = (page.parent / target if target else page).read_text()
@@ -646,6 +647,14 @@ def test_what_to_write_in_the_place_of_a_consumer_is_there() -> None:
     assert [name for name in names if not hasattr(WebSocketHandler, name)] == []
     functions = {"broadcast", "abroadcast", "disconnect", "user_topic", "connection_topic"}
     assert functions <= set(re.findall(r"(\w+)\(", here)) & set(django_ws.__all__)
+
+
+def test_the_architecture_names_every_package_and_module_of_the_top_level() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text().partition("```text")[2]
+    named = set(re.findall(r"\w+", text.partition("```")[0]))
+    there = {path.stem for path in (ROOT / "django_ws").iterdir() if path.suffix == ".py"}
+    there |= {init.parent.name for init in (ROOT / "django_ws").rglob("*/__init__.py")}
+    assert there - {"__init__", "tokens", "commands", "backends"} <= named
 
 
 def test_three_steps_stand_in_the_first_forty_lines() -> None:
