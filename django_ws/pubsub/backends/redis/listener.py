@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import random
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 from redis import exceptions
 
 from django_ws.exceptions import BroadcastError
+from django_ws.pubsub.backends.backoff import backoff
 from django_ws.pubsub.backends.base import Gap, Received, channel_of
 from django_ws.pubsub.backends.redis.connection import abort
 from django_ws.pubsub.backends.redis.outage import Outage
@@ -171,8 +171,7 @@ class Listener:
                 self._lose(error)
             held = time.monotonic() - connected_at if connected_at is not None else 0.0
             failures = 1 if held >= self.STEADY_SECONDS else failures + 1
-            wait = min(self.FIRST_WAIT * 2 ** min(failures - 1, 30), self.LONGEST_WAIT)
-            await asyncio.sleep(wait * random.uniform(0.5, 1.0))
+            await asyncio.sleep(backoff(failures - 1, self.FIRST_WAIT, self.LONGEST_WAIT))
 
     async def _listen(self, connection: Any) -> None:
         """Until the connection is lost: raises the cause."""

@@ -6,7 +6,6 @@ all, or has refused it. So no broadcast arrives twice.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ from redis.exceptions import (
 )
 
 from django_ws.exceptions import BroadcastError
+from django_ws.pubsub.backends.backoff import backoff
 from django_ws.pubsub.backends.base import PUBLISH_SECONDS, channel_of, error_of
 from django_ws.pubsub.backends.redis.location import cause
 from django_ws.pubsub.backends.redis_cluster.nodes import name_of
@@ -162,7 +162,7 @@ class Delivery:
         self._slots.is_stale = True
         self._refusal = server, error
         self.left.append(message)
-        self.wait = min(FIRST_WAIT * 2**self._rounds, LONGEST_WAIT) * random.uniform(0.5, 1.0)
+        self.wait = backoff(self._rounds, FIRST_WAIT, LONGEST_WAIT)
 
     def no_slots(self, node: Node, error: Exception) -> None:
         """The node did not tell which slots are whose."""

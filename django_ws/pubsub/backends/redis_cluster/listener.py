@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import random
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
@@ -13,6 +12,7 @@ from contextlib import suppress
 from redis.exceptions import ClusterDownError, MovedError
 
 from django_ws.exceptions import BroadcastError
+from django_ws.pubsub.backends.backoff import backoff, jitter
 from django_ws.pubsub.backends.base import Received, channel_of
 from django_ws.pubsub.backends.redis.listener import Listener
 from django_ws.pubsub.backends.redis.outage import Outage
@@ -183,7 +183,7 @@ class ClusterListener:
         node.was_refused(topic)
         topic.moves += 1
         if topic.moves > QUICK_MOVES:
-            topic.rests_until = time.monotonic() + ASK_SECONDS * random.uniform(0.5, 1.0)
+            topic.rests_until = time.monotonic() + jitter(ASK_SECONDS)
         self._make_homeless(node, topic)
 
     def _make_homeless(self, node: NodeListener, topic: Topic) -> None:
@@ -231,8 +231,7 @@ class ClusterListener:
     def _slots_asked(self, found: bool, errors: list[tuple[Node, Exception]]) -> None:
         if found:
             self._questions_failed = 0
-            wait = min(FIRST_ASK_SECONDS * 2.0 ** min(self._questions, 10), ASK_SECONDS)
-            wait *= random.uniform(0.5, 1.0)
+            wait = backoff(self._questions, FIRST_ASK_SECONDS, ASK_SECONDS)
             self._questions += 1
         else:
             self._questions_failed += 1
@@ -277,5 +276,4 @@ class ClusterListener:
 
 def _wait(failures: int) -> float:
     """Seconds before the next attempt after so many failures in a row."""
-    wait = min(Listener.FIRST_WAIT * 2.0 ** min(failures - 1, 30), Listener.LONGEST_WAIT)
-    return wait * random.uniform(0.5, 1.0)
+    return backoff(failures - 1, Listener.FIRST_WAIT, Listener.LONGEST_WAIT)
