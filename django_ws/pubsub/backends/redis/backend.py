@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import selectors
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -15,7 +14,7 @@ from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends.base import error_of
 from django_ws.pubsub.backends.breaker import Breaker
 from django_ws.pubsub.backends.redis.commands import answer_of, failure, is_silence, packed
-from django_ws.pubsub.backends.redis.connection import abort
+from django_ws.pubsub.backends.redis.connection import abort, is_silent
 from django_ws.pubsub.backends.redis.listener import Listener, Look, SetListener
 from django_ws.pubsub.backends.redis.listening import ListeningBackend
 from django_ws.pubsub.backends.redis.location import Location
@@ -175,13 +174,10 @@ class RedisBackend(ListeningBackend[Listener]):
             await abort(connection)
 
     def _is_usable(self, connection: Any) -> bool:
-        """Whether the server has neither closed it nor said something unasked, and the listener
-        has not lost its own meanwhile: the server may be another one since then.
-
-        The system is asked, not asyncio: the event loop may not have looked at the socket yet.
-        """
-        if self._losses != self._listener.losses or not connection.is_connected:
-            return False
-        with selectors.DefaultSelector() as selector:
-            selector.register(connection._writer.get_extra_info("socket"), selectors.EVENT_READ)
-            return not (selector.select(0) or connection._reader.at_eof())
+        """Whether it is open, and the listener has not lost its own meanwhile: the server may be
+        another one since then."""
+        return (
+            self._losses == self._listener.losses
+            and connection.is_connected
+            and is_silent(connection)
+        )

@@ -1,7 +1,8 @@
-"""Opening and closing one connection to Redis, so that none is left behind by a cancellation."""
+"""One connection to Redis: opened, looked at, and closed, whatever is cancelled meanwhile."""
 
 from __future__ import annotations
 
+import selectors
 from typing import Any
 
 
@@ -39,3 +40,13 @@ async def abort_all(pool: Any) -> None:
     cancelled in its first step."""
     for connection in (*pool._available_connections, *pool._in_use_connections):
         await abort(connection)
+
+
+def is_silent(connection: Any) -> bool:
+    """Whether the server has neither closed an async connection nor said something unasked.
+
+    The system is asked, not asyncio: the event loop may not have looked at the socket yet.
+    """
+    with selectors.DefaultSelector() as selector:
+        selector.register(connection._writer.get_extra_info("socket"), selectors.EVENT_READ)
+        return not (selector.select(0) or connection._reader.at_eof())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import selectors
 import time
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
@@ -12,7 +11,7 @@ from typing import Any
 from redis.exceptions import RedisError, ResponseError
 
 from django_ws.pubsub.backends.base import channel_of
-from django_ws.pubsub.backends.redis.connection import abort, connect
+from django_ws.pubsub.backends.redis.connection import abort, connect, is_silent
 from django_ws.pubsub.backends.redis.listening import ListeningBackend
 from django_ws.pubsub.backends.redis.location import site_of
 from django_ws.pubsub.backends.redis_cluster.contact import Contact, LostContact
@@ -108,7 +107,7 @@ class _Outlet:
         self._contact = self._contact.after(asked_at, answers)
 
     async def _connect(self) -> Any:
-        if self._connection is not None and not _is_open(self._connection):
+        if self._connection is not None and not is_silent(self._connection):
             await self._drop()
         if self._connection is None:
             self._connection = await connect(self._pool)
@@ -125,16 +124,6 @@ async def _answer_of(connection: Any) -> Any:
         return await connection.read_response()
     except ResponseError as error:
         return error
-
-
-def _is_open(connection: Any) -> bool:
-    """Whether the server has neither closed it nor said something unasked.
-
-    The system is asked, not asyncio: the event loop may not have looked at the socket yet.
-    """
-    with selectors.DefaultSelector() as selector:
-        selector.register(connection._writer.get_extra_info("socket"), selectors.EVENT_READ)
-        return not (selector.select(0) or connection._reader.at_eof())
 
 
 async def _publish(connection: Any, delivery: Delivery, node: Node, batch: list[Message]) -> None:
