@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "2.0.0.dev0"
 
 if TYPE_CHECKING:
     from django_ws.asgi import get_websocket_application
