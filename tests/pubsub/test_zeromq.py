@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -629,6 +630,7 @@ def test_unknown_options_are_named() -> None:
 
 @pytest.mark.parametrize("which", [0, 1])
 async def test_what_could_be_connected_by_half_can_be_closed(location: str, which: int) -> None:
+    gc.collect()  # what earlier tests have left is closed now
     before = len(os.listdir("/proc/self/fd"))
     backend = ZeroMQBackend(location, "", {})
     if which:
@@ -638,7 +640,7 @@ async def test_what_could_be_connected_by_half_can_be_closed(location: str, whic
     with pytest.raises(zmq.ZMQError, match="Invalid argument"):
         await backend.connect()
     await backend.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 async def test_a_probe_among_what_is_at_hand_confirms(proxy: ProxyProcess) -> None:

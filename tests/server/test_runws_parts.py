@@ -472,13 +472,14 @@ class TestProcesses:
 
     def test_that_cannot_be_started_leave_nothing(self) -> None:
         gc.collect()
-        before = os.listdir("/proc/self/fd")
+        gc.collect()  # what earlier tests have left is closed now
+        before = len(os.listdir("/proc/self/fd"))
         with without_descriptors(), pytest.raises(OSError, match="Too many open files"):
             Child("child", wait_for_ever)
         with without_descriptors(2), pytest.raises(OSError, match="Too many open files"):
             Child("child", wait_for_ever)
         gc.collect()
-        assert len(os.listdir("/proc/self/fd")) == len(before)
+        assert len(os.listdir("/proc/self/fd")) <= before
 
     def test_where_the_first_cannot_be_started_it_is_the_end(self) -> None:
         supervisor = Supervisor("nowhere:application", Options(), [])

@@ -34,12 +34,13 @@ def test_another_process_writes_what_this_one_reads() -> None:
 
 
 def test_it_leaves_no_descriptor_open() -> None:
+    gc.collect()  # what earlier tests have left is closed now
     before = len(os.listdir("/proc/self/fd"))
     row = Table().take()
     assert len(os.listdir("/proc/self/fd")) > before
     del row
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_who_does_not_accept_or_stands_still_does_not_count(
