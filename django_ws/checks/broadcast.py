@@ -18,7 +18,7 @@ def check_broadcast(**kwargs: Any) -> Iterator[CheckMessage]:
     for alias, config in _configured():
         try:
             # It opens nothing. Made like it are the backends of the event loops.
-            made(alias, backend_class(alias, config).sync_publisher, config).close()
+            made(alias, backend_class(alias, config).sync_publisher.for_location, config).close()
         except ImproperlyConfigured as error:
             yield Error(
                 str(error),

@@ -30,7 +30,8 @@ class Publisher:
         options: Mapping[str, Any] | None = None,
         backend: type[SyncPublisher] | None = None,
     ) -> None:
-        self._publisher = (backend or _redis_publisher())(location, prefix, options or {})
+        publisher = backend or _redis_publisher()
+        self._publisher = publisher.for_location(location, prefix, options or {})
 
     def broadcast(
         self,

@@ -131,12 +131,13 @@ class BackendContract:
         return prefix
 
     def make_backend(self, prefix: str | None = None) -> Backend:
-        return self.backend_class(
+        return self.backend_class.for_location(
             self.location, self.prefix if prefix is None else prefix, self.options
         )
 
     def make_publisher(self) -> SyncPublisher:
-        return self.backend_class.sync_publisher(self.location, self.prefix, self.options)
+        kind = self.backend_class.sync_publisher
+        return kind.for_location(self.location, self.prefix, self.options)
 
     @asynccontextmanager
     async def listening(

@@ -10,7 +10,7 @@ from itertools import count, cycle
 from typing import Any, NamedTuple
 
 from django_ws.exceptions import BroadcastError
-from django_ws.pubsub.backends.base import Gap
+from django_ws.pubsub.backends.base import Backend, Gap, SyncPublisher
 from django_ws.pubsub.backends.redis import RedisBackend, RedisPublisher
 
 PREFIX = "ledger:"
@@ -28,7 +28,7 @@ class Hearing:
     """One process's listener."""
 
     def __init__(self, location: Any, topics: list[str]) -> None:
-        self._backend = RedisBackend(location, PREFIX, {})
+        self._backend = RedisBackend.for_location(location, PREFIX, {})
         self._topics = topics
         self.since = 0.0  # when its topics were confirmed
         self.received: set[bytes] = set()
@@ -69,8 +69,8 @@ class Ledger:
         self.taken: list[Taken] = []
         self.refused: list[BroadcastError] = []
         self._numbers = count()
-        self._publishers: list[RedisPublisher] = []
-        self._backends: list[RedisBackend] = []
+        self._publishers: list[SyncPublisher] = []
+        self._backends: list[Backend] = []
         self._tasks: list[asyncio.Task[None]] = []
 
     async def add_listener(self) -> Hearing:
@@ -81,19 +81,19 @@ class Ledger:
 
     def publisher(self) -> Publish:
         """One that lives on, with its connection."""
-        publisher = RedisPublisher(self.location, PREFIX, {})
+        publisher = RedisPublisher.for_location(self.location, PREFIX, {})
         self._publishers.append(publisher)
         return lambda messages: asyncio.to_thread(publisher.publish, messages)
 
     async def backend(self) -> Publish:
-        backend = RedisBackend(self.location, PREFIX, {})
+        backend = RedisBackend.for_location(self.location, PREFIX, {})
         self._backends.append(backend)
         await backend.connect()
         return backend.publish_many
 
     async def once(self, messages: Sequence[tuple[str, bytes]]) -> None:
         """As by a command that ends then."""
-        publisher = RedisPublisher(self.location, PREFIX, {})
+        publisher = RedisPublisher.for_location(self.location, PREFIX, {})
         try:
             await asyncio.to_thread(publisher.publish, messages)
         finally:

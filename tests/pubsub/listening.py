@@ -51,7 +51,7 @@ class Listening:
         prefix: str = "t:",
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        self.backend: Backend = RedisBackend(location, prefix, options or {})
+        self.backend: Backend = RedisBackend.for_location(location, prefix, options or {})
         self.topics = topics
         self.received: list[tuple[str, bytes] | Gap] = []
 

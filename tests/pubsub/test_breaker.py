@@ -154,9 +154,9 @@ def freezing(request: pytest.FixtureRequest) -> Iterator[Freezing]:
     else:
         options = {"publish_timeout": CLUSTER_SECONDS}
         cluster: RedisCluster = request.getfixturevalue("cluster")
-        backend = RedisBackend(cluster.location, "t:", options)
-        publisher = RedisPublisher(cluster.location, "t:", options)
-        yield Freezing(cluster.nodes[0], backend, publisher, CLUSTER_SECONDS)
+        to_cluster = ClusterBackend(cluster.location, "t:", options)
+        publisher = ClusterPublisher(cluster.location, "t:", options)
+        yield Freezing(cluster.nodes[0], to_cluster, publisher, CLUSTER_SECONDS)
         cluster.mend()
 
 
@@ -340,7 +340,7 @@ def _slot(tag: str) -> int:
     [
         (RedisPublisher, "redis://localhost"),
         (RedisBackend, "redis://localhost"),
-        (RedisPublisher, ["redis://localhost"]),
+        (ClusterPublisher, ["redis://localhost"]),
         (ZeroMQPublisher, "ipc:///tmp/nowhere"),
         (ZeroMQBackend, "ipc:///tmp/nowhere"),
     ],

@@ -424,7 +424,7 @@ async def test_tls(certificate: Path, prefix: str) -> None:
 def test_a_location_that_is_none_is_refused_at_once(location: Any) -> None:
     for made in (RedisBackend, RedisPublisher):
         with pytest.raises(ValueError, match="LOCATION") as caught:
-            made(location, "p:", {})
+            made.for_location(location, "p:", {})
         assert "secret" not in str(caught.value)
 
 
@@ -456,7 +456,7 @@ def test_the_name_of_the_server_shows_no_password(location: Any, name: str) -> N
 def test_wrong_options_are_refused_at_once(location: Any, options: Any, says: str) -> None:
     for made in (RedisBackend, RedisPublisher):
         with pytest.raises(ValueError, match=f"OPTIONS.*{says}"):
-            made(location, "p:", options)
+            made.for_location(location, "p:", options)
 
 
 async def test_options_reach_redis_py_and_cannot_break_the_listening(
@@ -619,13 +619,7 @@ def test_all_connections_busy_is_an_error_in_time(server: RedisServer, prefix: s
     publisher.close()
 
 
-# The Cluster
-
-
-def test_a_list_of_nodes_is_a_cluster() -> None:
-    from django_ws.pubsub.backends.redis_cluster.backend import ClusterBackend
-    from django_ws.pubsub.backends.redis_cluster.publisher import ClusterPublisher
-
-    nodes = ["redis://127.0.0.1:1"]
-    assert isinstance(RedisBackend(nodes, "p:", {}), ClusterBackend)
-    assert isinstance(RedisPublisher(nodes, "p:", {}), ClusterPublisher)
+@pytest.mark.parametrize("kind", [RedisBackend, RedisPublisher])
+def test_a_list_of_nodes_is_not_one_server(kind: Any) -> None:
+    with pytest.raises(ValueError, match="LOCATION of list: give redis://HOST"):
+        kind(["redis://127.0.0.1:1"], "p:", {})

@@ -73,8 +73,8 @@ class TestContract(BackendContract):
 
 def test_a_list_of_nodes_means_a_cluster() -> None:
     location = ["redis://127.0.0.1:7000"]
-    assert isinstance(RedisBackend(location, "", {}), ClusterBackend)
-    assert isinstance(RedisPublisher(location, "", {}), ClusterPublisher)
+    assert isinstance(RedisBackend.for_location(location, "", {}), ClusterBackend)
+    assert isinstance(RedisPublisher.for_location(location, "", {}), ClusterPublisher)
 
 
 async def test_hundreds_of_topics_in_all_shards_take_one_connection_to_each(

@@ -175,7 +175,7 @@ async def test_a_frozen_master_of_a_cluster_has_lost_its_turn(
         slots = cluster.slots_of(master)
         tag = next(tag for tag in map(str, range(1000)) if key_slot(tag.encode()) in slots)
         topic = f"{{{tag}}}"
-        publisher = RedisPublisher(cluster.location, "t:", {"publish_timeout": 1})
+        publisher = RedisPublisher.for_location(cluster.location, "t:", {"publish_timeout": 1})
         options = {"publish_timeout": 1.5}
         async with (
             Listening(cluster.location, topic) as here,

@@ -70,6 +70,11 @@ class SyncPublisher(ABC):
         self.prefix = prefix
         self.options = options
 
+    @classmethod
+    def for_location(cls, location: Any, prefix: str, options: Mapping[str, Any]) -> SyncPublisher:
+        """As ``Backend.for_location``."""
+        return cls(location, prefix, options)
+
     @abstractmethod
     def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
         """Hand over (topic, data) pairs, in order, in as few round trips as possible.
@@ -106,6 +111,12 @@ class Backend(ABC):
         self.prefix = prefix
         self.options = options
         self.is_crowded: Callable[[str], bool] = _never
+
+    @classmethod
+    def for_location(cls, location: Any, prefix: str, options: Mapping[str, Any]) -> Backend:
+        """What ``WS_BROADCAST`` makes of this class: a subclass may choose another class, by the
+        form of LOCATION."""
+        return cls(location, prefix, options)
 
     @property
     @abstractmethod

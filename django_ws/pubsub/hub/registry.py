@@ -73,7 +73,7 @@ def hub_of(alias: str) -> Hub:
         config = config_of(alias)
         backend = backend_class(alias, config)
         hub = _hubs[key] = Hub(
-            lambda: made(alias, backend, config),
+            lambda: made(alias, backend.for_location, config),
             on_end=lambda ended: _forget_hub(key, ended),
         )
     return hub
@@ -155,7 +155,8 @@ def publisher_of(alias: str) -> SyncPublisher:
         publisher = _publishers.get(alias)
         if publisher is None:
             config = config_of(alias)
-            publisher = made(alias, backend_class(alias, config).sync_publisher, config)
+            kind = backend_class(alias, config).sync_publisher
+            publisher = made(alias, kind.for_location, config)
             _publishers[alias] = publisher
         return publisher
 

@@ -11,7 +11,7 @@ from typing import Any
 import redis
 
 from django_ws.exceptions import BroadcastError
-from django_ws.pubsub.backends.base import error_of
+from django_ws.pubsub.backends.base import Backend, error_of
 from django_ws.pubsub.backends.breaker import Breaker
 from django_ws.pubsub.backends.redis.commands import answer_of, failure, is_silence, packed
 from django_ws.pubsub.backends.redis.connection import abort, is_silent
@@ -34,12 +34,14 @@ class RedisBackend(ListeningBackend[Listener]):
 
     sync_publisher = RedisPublisher
 
-    def __new__(cls, location: Any, prefix: str, options: Mapping[str, Any]) -> Any:
-        if cls is RedisBackend and isinstance(location, (list, tuple)):
+    @classmethod
+    def for_location(cls, location: Any, prefix: str, options: Mapping[str, Any]) -> Backend:
+        """A ``ClusterBackend`` for a list of nodes."""
+        if isinstance(location, (list, tuple)):
             from django_ws.pubsub.backends.redis_cluster.backend import ClusterBackend
 
             return ClusterBackend(location, prefix, options)
-        return super().__new__(cls)
+        return cls(location, prefix, options)
 
     def __init__(self, location: Any, prefix: str, options: Mapping[str, Any]) -> None:
         super().__init__(location, prefix, options)

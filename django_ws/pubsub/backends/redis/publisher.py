@@ -113,12 +113,14 @@ class RedisPublisher(SyncPublisher):
     replaced before it is used, and one that fails while it is used is a ``BroadcastError``.
     """
 
-    def __new__(cls, location: Any, prefix: str, options: Mapping[str, Any]) -> Any:
-        if cls is RedisPublisher and isinstance(location, (list, tuple)):
-            from django_ws.pubsub.backends.redis_cluster.backend import ClusterPublisher
+    @classmethod
+    def for_location(cls, location: Any, prefix: str, options: Mapping[str, Any]) -> SyncPublisher:
+        """A ``ClusterPublisher`` for a list of nodes."""
+        if isinstance(location, (list, tuple)):
+            from django_ws.pubsub.backends.redis_cluster.publisher import ClusterPublisher
 
             return ClusterPublisher(location, prefix, options)
-        return super().__new__(cls)
+        return cls(location, prefix, options)
 
     def __init__(self, location: Any, prefix: str, options: Mapping[str, Any]) -> None:
         super().__init__(location, prefix, options)
