@@ -82,7 +82,7 @@ async def test_what_a_middleware_or_a_hook_sets_is_there_in_every_later_hook() -
         await until(lambda: len(peer.texts) == 3)
         hub = running_hub("default")
         assert hub is not None
-        [subscriber] = hub.rooms.members_of("room")
+        [subscriber] = hub.topics.members_of("room")
         subscriber.missed(frozenset({"room"}))
         await until(lambda: len(peer.texts) == 4)
         await drain(0)

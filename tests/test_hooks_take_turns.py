@@ -61,7 +61,7 @@ async def broadcast_and_lose(number: int) -> None:
     await abroadcast("room", number)
     hub = running_hub("default")
     assert hub is not None
-    for subscriber in tuple(hub.rooms.members_of("room")):
+    for subscriber in tuple(hub.topics.members_of("room")):
         subscriber.missed(frozenset({"room"}))
 
 
@@ -319,8 +319,8 @@ async def test_other_topics_keep_their_short_way() -> None:
         assert hub is not None
         await ws.send(1)
         assert await ws.receive() == "joined"
-        [plain] = hub.rooms.members_of("room")
-        [controlled] = hub.rooms.members_of("control")
+        [plain] = hub.topics.members_of("room")
+        [controlled] = hub.topics.members_of("control")
         assert plain.send is not None
         assert controlled.send is None
 
@@ -467,7 +467,7 @@ async def test_a_topic_that_the_backend_does_not_confirm_is_not_joined(
             async def never(topics: Any) -> None:
                 await asyncio.Event().wait()
 
-            monkeypatch.setattr(hub.rooms.backend, "subscribe", never)
+            monkeypatch.setattr(hub.topics.backend, "subscribe", never)
             monkeypatch.setattr("django_ws.pubsub.hub.topic_registry.SUBSCRIBE_SECONDS", 0.01)
             with pytest.raises(BroadcastError):
                 await self.subscribe("control", self.on_control)
@@ -492,7 +492,7 @@ async def test_a_log_in_is_checked_by_such_a_topic_too() -> None:
         await User.objects.filter(pk=user.pk).aupdate(is_active=False)
         hub = running_hub("default")
         assert hub is not None
-        [member] = hub.rooms.members_of(user_topic(user))
+        [member] = hub.topics.members_of(user_topic(user))
         member.check_login()
         assert await ws.wait_closed() == 4401
 

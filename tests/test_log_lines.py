@@ -450,7 +450,7 @@ async def _(it: Floods) -> None:
             def fail(member: Any) -> None:
                 raise ZeroDivisionError
 
-            for _ in hub._for_each([*hub.rooms.members_of("room")] * MANY, fail):
+            for _ in hub._for_each([*hub.topics.members_of("room")] * MANY, fail):
                 pass
 
 
@@ -555,7 +555,7 @@ async def _(it: Floods) -> None:
         async def never(topics: Any) -> None:
             await asyncio.Event().wait()
 
-        it.monkeypatch.setattr(hub.rooms.backend, "subscribe", never)
+        it.monkeypatch.setattr(hub.topics.backend, "subscribe", never)
         for number in range(MANY):
             with pytest.raises(BroadcastError):
                 await peer.handler.subscribe(f"topic {number}")

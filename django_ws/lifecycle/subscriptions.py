@@ -86,8 +86,8 @@ class Subscriptions:
     def _join(self, topic: str, function: TopicHandler | None, is_new: bool) -> Awaitable[None]:
         if is_new:
             self._choose_member(topic, function, is_new=True)
-            return self._hub.rooms.join(self._member(topic), topic)
-        joining = self._hub.rooms.join(self._member(topic), topic)
+            return self._hub.topics.join(self._member(topic), topic)
+        joining = self._hub.topics.join(self._member(topic), topic)
         if isinstance(joining, Pending) and not joining.done:
             # As long as that may fail the topic keeps the handler that it has.
             joining.then(partial(self._choose_member, topic, function))
@@ -112,7 +112,7 @@ class Subscriptions:
                     self._calls.take_turns(is_locked=is_locked)
             members[topic] = TopicMember(self, function)
             if not is_new:
-                self._hub.rooms.replace(self, members[topic], topic)
+                self._hub.topics.replace(self, members[topic], topic)
 
     def _member(self, topic: str) -> Subscriber:
         return (self._members or {}).get(topic, self)
@@ -133,7 +133,7 @@ class Subscriptions:
             if topic in self.topics and not self._has_ended:
                 member = self._member(topic)
                 self.not_joined(topic)
-                self._hub.rooms.leave(member, topic)
+                self._hub.topics.leave(member, topic)
         return done(self._connection.loop)
 
     def belongs_to(self, owners: Sequence[str], hub: Hub) -> bool:
@@ -142,7 +142,7 @@ class Subscriptions:
         Whether no log-in among them is known to have ended.
         """
         self._owners = hub, owners
-        return hub.owners.add(owners, self)
+        return hub.users.add(owners, self)
 
     def release(self) -> None:
         """``on_open`` has returned: hand on what has arrived meanwhile."""
@@ -156,11 +156,11 @@ class Subscriptions:
         """The connection has begun to end: nothing is delivered any more."""
         self._has_ended = True
         for topic in self.topics:
-            self._hub.rooms.leave(self._member(topic), topic)
+            self._hub.topics.leave(self._member(topic), topic)
         self._members = None
         if self._owners is not None:
             hub, owners = self._owners
-            hub.owners.remove(owners, self)
+            hub.users.remove(owners, self)
             self._owners = None
         if self._queue is not None:
             self._queue.drop_all(self._connection.closed_error())

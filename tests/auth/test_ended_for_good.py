@@ -129,12 +129,12 @@ async def test_the_end_is_remembered_for_a_while(
         assert hub is not None
         await sync_to_async(browser.logout)()
         await ends(ws)
-        assert list(hub.owners._ended) == [session_owner(cookies["sessionid"])]
+        assert list(hub.users._ended) == [session_owner(cookies["sessionid"])]
         subscriber: Any = object()
 
         def is_forgotten() -> bool:
-            hub.owners.add([], subscriber)
-            return not hub.owners._ended
+            hub.users.add([], subscriber)
+            return not hub.users._ended
 
         await until(is_forgotten)
 

@@ -528,7 +528,7 @@ async def test_nothing_is_left_of_a_connection_that_has_ended(alice: User) -> No
     assert (watch._all, watch._timer, login._timer) == ({}, None, None)
     hub = running_hub("default")
     assert hub is not None
-    assert hub.owners.everybody() == set()
+    assert hub.users.everybody() == set()
     login.check()  # comes too late, and does nothing
     assert watch._looks == {}
 

@@ -243,7 +243,7 @@ async def busy(number: int, *topics: str) -> list[Busy]:
     members = [Busy() for _ in range(number)]
     for member in members:
         for topic in topics:
-            await the_hub().rooms.join(member, topic)
+            await the_hub().topics.join(member, topic)
     return members
 
 
@@ -427,7 +427,7 @@ async def test_who_floods_a_topic_of_this_process_is_told_after_a_while(
     async with client(Room):
         hub = the_hub() if running_hub("default") else None
         assert hub is not None
-        monkeypatch.setattr(hub.rooms.backend, "is_crowded", lambda topic: topic == "flood")
+        monkeypatch.setattr(hub.topics.backend, "is_crowded", lambda topic: topic == "flood")
         await busy(1, "flood")
         with pytest.raises(BroadcastError, match="too much of 'flood' waits"):
             await abroadcast("flood", 1)

@@ -113,7 +113,7 @@ async def test_a_room_that_was_made_anew_is_not_confirmed_for_the_old_one(
         await turns()
         await handler.unsubscribe("a")
         await first
-        await until(lambda: "a" not in hub.rooms)
+        await until(lambda: "a" not in hub.topics)
         asked = len(patchy.made[0].asked)
         second = asyncio.ensure_future(handler.subscribe("a"))
         await until(lambda: len(patchy.made[0].asked) > asked)
@@ -206,7 +206,7 @@ async def test_a_burst_leaves_the_loop_its_turns() -> None:
             time.sleep(0.002)
             events.append(event)
 
-        subscriber = next(iter(hub.rooms.members_of("room")))
+        subscriber = next(iter(hub.topics.members_of("room")))
         subscriber.send = busy
         data = seal(1)
         publisher_of("default").publish([("room", data)] * 50)
@@ -363,7 +363,7 @@ async def test_a_gap_is_not_told_after_the_end_or_of_topics_left_meanwhile(
         handler = the_handler()
         hub = running_hub("default")
         assert hub is not None
-        subscriber = next(iter(hub.rooms.members_of("a")))
+        subscriber = next(iter(hub.topics.members_of("a")))
         await handler.unsubscribe("b")
         subscriber.missed(frozenset({"b"}))
         subscriber.missed(frozenset({"a", "b"}))
@@ -385,7 +385,7 @@ async def test_the_end_while_a_gap_waits(
         handler = the_handler()
         hub = running_hub("default")
         assert hub is not None
-        subscriber = next(iter(hub.rooms.members_of("room")))
+        subscriber = next(iter(hub.topics.members_of("room")))
         await abroadcast("room", 1)
         await turns()
         fickle.made[0].lose("room")
@@ -529,7 +529,7 @@ async def test_what_a_codec_cannot_send_is_tried_once_and_told_once_for_all(
         if fast:  # as on a server that shares frames
             hub = running_hub("default")
             assert hub is not None
-            for member in hub.rooms.members_of("room"):
+            for member in hub.topics.members_of("room"):
                 member.prepare, member.write_frames = list, lambda frames: False
         for _ in range(4):
             await abroadcast("room", {"a": 1})

@@ -47,7 +47,7 @@ async def test_who_gives_up_a_topic_does_not_take_the_others_with_it(
             await subscribing[0]
             hub = running_hub("default")
             assert hub is not None
-            await until(lambda: "a" not in hub.rooms)
+            await until(lambda: "a" not in hub.topics)
             await turns()
             await asyncio.to_thread(redis_server.start)
             await subscribing[1]

@@ -15,7 +15,7 @@ from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends.base import error_of
 from django_ws.pubsub.backends.memory import MemoryBackend
 from django_ws.pubsub.outbox import outbox, publish_queue
-from django_ws.pubsub.outbox.loss_log import Losses
+from django_ws.pubsub.outbox.loss_log import LossLog
 from django_ws.pubsub.outbox.outbox import Outbox
 from tests.asgi_peer import until
 
@@ -24,7 +24,7 @@ LONG = 30.0  # seconds, in which a test that waits for the next event is over
 
 
 class Server(MemoryBackend):
-    """Takes what comes while ``is_up``; lanes named in ``frozen`` say nothing."""
+    """Takes what comes while ``is_up``; queues named in ``frozen`` say nothing."""
 
     server = "somewhere"
 
@@ -38,7 +38,7 @@ class Server(MemoryBackend):
         self.is_up = True
         self.thawed = asyncio.Event()
 
-    def lane(self, topic: str) -> Hashable:
+    def queue_of(self, topic: str) -> Hashable:
         return topic[0]
 
     async def publish_many(self, messages: Sequence[Message]) -> None:
@@ -78,7 +78,7 @@ async def sending(server: Server) -> AsyncIterator[Outbox]:
 
 
 def writers(sending: Outbox) -> list[Any]:
-    return [each.writer for each in sending._lanes.values() if each.writer is not None]
+    return [each.writer for each in sending._queues.values() if each.writer is not None]
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -172,7 +172,7 @@ async def test_one_callers_failure_is_not_its_neighbours(server: Server, sending
     assert [topic for topic, _ in server.taken] == ["a1", "a1", "a3"]
 
 
-async def test_a_call_over_several_lanes_is_over_when_all_are(
+async def test_a_call_over_several_queues_is_over_when_all_are(
     server: Server, sending: Outbox
 ) -> None:
     server.frozen, server.forbidden = {"a"}, {"b"}
@@ -204,7 +204,7 @@ async def test_a_defect_of_the_backend_is_told_and_the_next_broadcast_goes_out(
 # Lanes
 
 
-async def test_a_lane_that_is_blocked_does_not_hold_up_the_others(
+async def test_a_queue_that_is_blocked_does_not_hold_up_the_others(
     server: Server, sending: Outbox
 ) -> None:
     server.frozen = {"a"}
@@ -217,13 +217,13 @@ async def test_a_lane_that_is_blocked_does_not_hold_up_the_others(
     await blocked
 
 
-async def test_a_topic_keeps_its_order_when_its_lane_changes(
+async def test_a_topic_keeps_its_order_when_its_queue_changes(
     server: Server, sending: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.frozen = {"a"}
     calls = [sending.put([("a", b"1")])]
     await until(lambda: server.batches)
-    monkeypatch.setattr(Server, "lane", lambda *_: "another")
+    monkeypatch.setattr(Server, "queue_of", lambda *_: "another")
     calls += [sending.put([("a", b"2")]), sending.put([("b", b"")])]
     await calls[2]
     assert server.batches == [["a"], ["b"]]  # the second waits for the first
@@ -232,53 +232,53 @@ async def test_a_topic_keeps_its_order_when_its_lane_changes(
         await call
     assert server.taken == [("b", b""), ("a", b"1"), ("a", b"2")]
     await sending.put([("a", b"3")])
-    assert "another" in sending._lanes
+    assert "another" in sending._queues
 
 
-async def test_lanes_that_nobody_uses_any_more_are_forgotten(
+async def test_queues_that_nobody_uses_any_more_are_forgotten(
     server: Server, sending: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "MAX_LANES", 3)
+    monkeypatch.setattr(outbox, "MAX_QUEUES", 3)
     names = count()
-    monkeypatch.setattr(Server, "lane", lambda *_: next(names))
+    monkeypatch.setattr(Server, "queue_of", lambda *_: next(names))
     for _ in range(20):
         await sending.put([("a", b"")])
         await sending.flush()
-    assert len(sending._lanes) <= 3
+    assert len(sending._queues) <= 3
 
 
-async def test_lanes_that_were_busy_together_are_forgotten_when_they_are_not_any_more(
+async def test_queues_that_were_busy_together_are_forgotten_when_they_are_not_any_more(
     server: Server, sending: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "MAX_LANES", 3)
+    monkeypatch.setattr(outbox, "MAX_QUEUES", 3)
     names = [chr(ord("a") + number) for number in range(20)]
     server.frozen = {*names}
     calls = [sending.put([(name, b"")]) for name in names]
     await until(lambda: len(server.batches) == 20)
-    assert len(sending._lanes) == 20
+    assert len(sending._queues) == 20
     server.thaw()
     for call in calls:
         await call
-    await until(lambda: len(sending._lanes) <= 3)
+    await until(lambda: len(sending._queues) <= 3)
     await sending.put([("a", b"again")])
     assert server.taken[-1] == ("a", b"again")
 
 
-async def test_a_lane_whose_writer_was_cancelled_at_once_is_forgotten_too(
+async def test_a_queue_whose_writer_was_cancelled_at_once_is_forgotten_too(
     server: Server, sending: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "MAX_LANES", 1)
+    monkeypatch.setattr(outbox, "MAX_QUEUES", 1)
     waiting = sending.put([("a", b"1")])
-    lane_of_a = sending._lanes["a"]
-    assert lane_of_a.writer is not None
-    lane_of_a.writer.cancel()
-    await asyncio.wait([lane_of_a.writer])
+    queue_of_a = sending._queues["a"]
+    assert queue_of_a.writer is not None
+    queue_of_a.writer.cancel()
+    await asyncio.wait([queue_of_a.writer])
     await sending.put([("b", b"2")])
-    assert "a" in sending._lanes  # something still waits in it
+    assert "a" in sending._queues  # something still waits in it
     await sending.put([("a", b"3")])
     await waiting
     assert server.taken == [("b", b"2"), ("a", b"1"), ("a", b"3")]
-    await until(lambda: len(sending._lanes) <= 1)
+    await until(lambda: len(sending._queues) <= 1)
 
 
 async def test_batches_are_bounded_by_number_and_bytes(
@@ -396,7 +396,7 @@ def clock() -> Iterator[Clock]:
 def test_losses_are_told_at_growing_intervals_and_all_of_them(
     clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    log = Losses(clock)
+    log = LossLog(clock)
     error = BroadcastError("broadcast", "somewhere", "it is down")
     told_at = []
     for _ in range(3000):
@@ -413,7 +413,7 @@ def test_losses_are_told_at_growing_intervals_and_all_of_them(
 def test_after_a_quiet_time_the_intervals_begin_anew(
     clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    log = Losses(clock)
+    log = LossLog(clock)
     error = BroadcastError("broadcast", "somewhere", "it is down")
     for number in (1, 2):  # the second is told by the timer, though none comes after it
         log.add(number, error)
@@ -427,7 +427,7 @@ def test_after_a_quiet_time_the_intervals_begin_anew(
 
 
 def test_coming_and_going_fills_no_log(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    log = Losses(clock)
+    log = LossLog(clock)
     for _ in range(1000):
         log.add(1, BroadcastError("broadcast", "somewhere", "it is down"))
         log.end()

@@ -82,7 +82,7 @@ async def test_what_is_left_again_before_its_turn_is_never_asked_for(
                 await turns()
         assert slow.requests == [["first"]]
         hub = the_hub()
-        assert len(hub.rooms._rooms) < 10
+        assert len(hub.topics._entries) < 10
         slow.may_answer.set()
         await last
         assert slow.requests == [["first"], ["room 999"]]
@@ -120,9 +120,9 @@ async def test_only_so_many_topics_wait_for_somebody_to_come_back(
             await the_handler().unsubscribe(f"{number}")
         await until(lambda: len(slow.made[0].given_back) == 7)
         assert slow.made[0].given_back == [f"{number}" for number in range(7)]
-        assert {*the_hub().rooms._left} == {"7", "8", "9"}
+        assert {*the_hub().topics._left} == {"7", "8", "9"}
         await the_handler().subscribe("8")
-        assert {*the_hub().rooms._left} == {"7", "9"}
+        assert {*the_hub().topics._left} == {"7", "9"}
 
 
 async def test_the_topics_that_were_left_are_given_back_each_in_its_time(
@@ -140,7 +140,7 @@ async def test_the_topics_that_were_left_are_given_back_each_in_its_time(
         given_back = slow.made[0].given_back
         await until(lambda: given_back == ["soon"])
         await until(lambda: given_back == ["soon", "late"])
-        assert "kept" in the_hub().rooms
+        assert "kept" in the_hub().topics
 
 
 async def test_what_is_joined_again_before_it_was_given_back_stays(
@@ -156,7 +156,7 @@ async def test_what_is_joined_again_before_it_was_given_back_stays(
         handler.subscribe("first")
         await until(lambda: slow.requests)
         await handler.unsubscribe("a")
-        assert "a" not in the_hub().rooms
+        assert "a" not in the_hub().topics
         handler.subscribe("a")
         await handler.unsubscribe("a")
         joining = handler.subscribe("a")
@@ -207,13 +207,13 @@ async def test_a_gap_is_told_to_all_however_long_that_takes(
     async with client(Telling) as one, WebSocketClient(PATH) as two:
         monkeypatch.setattr(rooms_module, "TOGETHER_SECONDS", 0.001)
         hub = the_hub()
-        tell = hub.rooms._tell_gap
+        tell = hub.topics._tell_gap
 
         async def slowly(topics: Collection[str]) -> None:
             await asyncio.sleep(0.05)  # as to ten thousand
             await tell(topics)
 
-        monkeypatch.setattr(hub.rooms, "_tell_gap", slowly)
+        monkeypatch.setattr(hub.topics, "_tell_gap", slowly)
         fickle.made[0].crash()
         assert await one.receive() == ["other", "room"]
         assert await two.receive() == ["other", "room"]
@@ -242,7 +242,7 @@ async def test_a_backend_that_refuses_is_asked_again_while_somebody_waits(
         the_handler().subscribe("refused")
         await until(lambda: refusals > 2)
         await the_handler().unsubscribe("refused")
-        await until(lambda: "refused" not in the_hub().rooms)
+        await until(lambda: "refused" not in the_hub().topics)
         await until(lambda: len(asyncio.all_tasks()) <= tasks)
 
 
@@ -341,8 +341,8 @@ async def test_a_hub_that_is_closed_leaves_no_timer_and_nobody_waiting(slow: typ
 
     async with client(Room):
         handler, hub = the_handler(), the_hub()
-        real: Any = hub._chores.later
-        hub._chores.later = lambda *args: timers.append(handle := real(*args)) or handle  # type: ignore[method-assign, func-returns-value]
+        real: Any = hub._hub_tasks.later
+        hub._hub_tasks.later = lambda *args: timers.append(handle := real(*args)) or handle  # type: ignore[method-assign, func-returns-value]
         await handler.subscribe("left")
         await handler.unsubscribe("left")
         slow.may_answer.clear()

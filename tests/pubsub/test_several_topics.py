@@ -183,7 +183,7 @@ class TestCopies:
         async with client(Quiet), WebSocketClient(PATH):
             for handler in handlers:
                 await handler.subscribe(["a", "b"])
-            remembered = the_hub().rooms.copies
+            remembered = the_hub().topics.copies
             for number in range(10):
                 await copy_of(copies_of(SEVERAL, number), "a")
             assert (len(remembered._broadcasts), remembered._size) == (10, 20)
@@ -203,4 +203,4 @@ async def test_a_broadcast_to_one_topic_carries_nothing_more_and_is_not_remember
     async with client(Both) as ws:
         await abroadcast("a", 1)
         assert await ws.receive() == 1
-        assert not the_hub().rooms.copies._broadcasts
+        assert not the_hub().topics.copies._broadcasts

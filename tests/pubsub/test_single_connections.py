@@ -327,7 +327,7 @@ async def test_a_backend_that_is_away_holds_up_nobody_who_publishes_or_asks_for_
     async with client(Quiet):
         handler = the_handler()
         assert await asyncio.to_thread(lambda: handler.id) == handler.id
-        assert not the_hub().rooms.is_ready.is_set()
+        assert not the_hub().topics.is_ready.is_set()
         with pytest.raises(BroadcastError, match="it is down"):
             await abroadcast("room", 1)
         began = len(waits)
@@ -336,4 +336,4 @@ async def test_a_backend_that_is_away_holds_up_nobody_who_publishes_or_asks_for_
                 await abroadcast("room", 1)
         assert len(waits) == began == 2  # once for the id, and once for all broadcasts
         fickle.is_down = False
-        await until(the_hub().rooms.is_ready.is_set)
+        await until(the_hub().topics.is_ready.is_set)

@@ -3,7 +3,7 @@
 import pytest
 
 from django_ws.pubsub.hub import time_slice
-from django_ws.pubsub.hub.time_slice import TURN_SECONDS, Turns
+from django_ws.pubsub.hub.time_slice import TURN_SECONDS, TimeSlice
 
 
 async def test_time_counts_over_several_and_anew_after_a_pass(
@@ -11,7 +11,7 @@ async def test_time_counts_over_several_and_anew_after_a_pass(
 ) -> None:
     now = 0.0
     monkeypatch.setattr(time_slice, "monotonic", lambda: now)
-    counted = Turns()
+    counted = TimeSlice()
     counted.begin()
     now += 0.6 * TURN_SECONDS
     assert not counted.are_over()

@@ -190,8 +190,8 @@ def test_the_listener_outlives_any_envelope(
     async def main() -> None:
         async with Peer(Member) as peer:
             hub = hub_of("default")
-            await hub.rooms.backend.publish_many(published)
-            await hub.rooms.backend.publish_many([("room", seal("the last"))])
+            await hub.topics.backend.publish_many(published)
+            await hub.topics.backend.publish_many([("room", seal("the last"))])
             async with asyncio.timeout(SECONDS):
                 while '"the last"' not in peer.texts and not peer.closes:  # noqa: ASYNC110
                     await asyncio.sleep(0)

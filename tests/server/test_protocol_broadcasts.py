@@ -295,7 +295,7 @@ async def test_frames_do_not_overtake_what_waits() -> None:
     async with clients(Room, 1) as [client]:
         hub = running_hub("default")
         assert hub is not None
-        [member] = hub.rooms.members_of("room")
+        [member] = hub.topics.members_of("room")
         assert member.write_frames is not None
         assert member.prepare is not None
         client.protocol.pause_writing()

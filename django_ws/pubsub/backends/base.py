@@ -168,13 +168,13 @@ class Backend(ABC):
         Returns when the server has taken all of them. Raises ``BroadcastError``, and nothing
         else, after at most ``PUBLISH_SECONDS``; some may have been taken then: where it is
         known which, raise ``error_of`` the others. The outbox calls it for several
-        ``lane``s at once, and for each of them when the call before has ended.
+        queues (``queue_of``) at once, and for each of them when the call before has ended.
         """
 
-    def lane(self, topic: str) -> Hashable:
-        """Which way a message to this topic goes now, for example to which of several servers.
+    def queue_of(self, topic: str) -> Hashable:
+        """A name for the queue in which messages to this topic wait now, for example of a server.
 
-        A lane that is blocked does not hold up the others. All topics share one by default.
+        A queue that is blocked does not hold up the others. All topics share one by default.
         """
         return None
 

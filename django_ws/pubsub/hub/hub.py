@@ -1,7 +1,7 @@
 """One event loop's listener: delivers what arrives, once, to all local subscribers.
 
 It never awaits a handler or a socket, and lets the event loop turn after a few milliseconds of
-work. Which topics it listens to, and for whom, is in ``rooms``; what arrives faster than it can be
+work. Which topics it listens to, and for whom, is in ``topics``; what arrives faster than it can be
 delivered waits in ``arrivals``, from which topics take turns.
 """
 
@@ -28,10 +28,10 @@ from django_ws.pubsub.envelope import CHECK, ORDERS, Broadcast
 from django_ws.pubsub.hub.addresses import addresses_of
 from django_ws.pubsub.hub.arrivals import ALL_TOPICS, Arrivals
 from django_ws.pubsub.hub.batch import Batch, Item, next_batch
-from django_ws.pubsub.hub.task_group import Chores
-from django_ws.pubsub.hub.time_slice import Turns
-from django_ws.pubsub.hub.topic_registry import Rooms
-from django_ws.pubsub.hub.user_index import Owners
+from django_ws.pubsub.hub.task_group import HubTasks
+from django_ws.pubsub.hub.time_slice import TimeSlice
+from django_ws.pubsub.hub.topic_registry import TopicRegistry
+from django_ws.pubsub.hub.user_index import UserIndex
 from django_ws.pubsub.outbox.outbox import Outbox
 from django_ws.pubsub.topics import CONTROL_TOPIC, connection_topic
 from django_ws.types import Subscriber
@@ -57,33 +57,33 @@ class Hub:
         loop = asyncio.get_running_loop()
         self._make_backend = make_backend
         self._on_end = on_end
-        self._chores = Chores(loop)
-        self._turns = Turns()
+        self._hub_tasks = HubTasks(loop)
+        self._time_slice = TimeSlice()
         self._arrivals = Arrivals()
         self._is_behind = asyncio.Event()  # something waits in there
         self._addresses = addresses_of(loop)
-        self.rooms = Rooms(self._chores, self._tell_gap)
-        self.rooms.listen_to(self._new_backend())
-        self.rooms.keep(CONTROL_TOPIC, tells_gap=True)
-        self.rooms.keep(self._addresses.topic)
+        self.topics = TopicRegistry(self._hub_tasks, self._tell_gap)
+        self.topics.listen_to(self._new_backend())
+        self.topics.keep(CONTROL_TOPIC, tells_gap=True)
+        self.topics.keep(self._addresses.topic)
         self._hears_orders = False
         self._has_waited = False  # until single connections could be reached
-        self.owners = Owners(loop)
-        self.outbox = Outbox(loop, self._publish_many, lambda: self.rooms.backend)
-        self._chores.start(self._listen)
-        self._chores.start(self._catch_up)
+        self.users = UserIndex(loop)
+        self.outbox = Outbox(loop, self._publish_many, lambda: self.topics.backend)
+        self._hub_tasks.start(self._listen)
+        self._hub_tasks.start(self._catch_up)
 
     @property
     def is_connected(self) -> bool:
         """Whether what is published now arrives here, as far as is known."""
-        return self.rooms.is_open.is_set() and self.rooms.backend.is_confirmed(CONTROL_TOPIC)
+        return self.topics.is_open.is_set() and self.topics.backend.is_confirmed(CONTROL_TOPIC)
 
     async def ready(self) -> None:
         """Wait until single connections can be reached, but no longer than half a second."""
-        if not self.rooms.is_ready.is_set():
+        if not self.topics.is_ready.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(READY_SECONDS):
-                    await self.rooms.is_ready.wait()
+                    await self.topics.is_ready.wait()
 
     def _new_backend(self) -> Backend:
         backend = self._make_backend()
@@ -100,18 +100,18 @@ class Hub:
 
     async def _listen_always(self) -> None:
         while True:
-            backend = self.rooms.backend
+            backend = self.topics.backend
             try:
                 await backend.connect()
-                self.rooms.is_open.set()
+                self.topics.is_open.set()
                 await self._receive(backend)
             except Exception:
                 logger.exception("the listener of %s failed: it starts anew", backend.server)
             finally:
-                self.rooms.is_open.clear()
+                self.topics.is_open.clear()
                 await backend.close()
             await asyncio.sleep(RESTART_SECONDS)
-            self.rooms.listen_to(self._new_backend())
+            self.topics.listen_to(self._new_backend())
 
     async def _receive(self, backend: Backend) -> None:
         arrivals = self._arrivals
@@ -129,7 +129,7 @@ class Hub:
 
     def _deliver_at_once(self, waiting: deque[Item]) -> bool:
         """In the order in which it came. Whether that was all, before the turn was over."""
-        turns = self._turns
+        turns = self._time_slice
         turns.begin()
         while waiting and not turns.are_over():
             item = next_batch(waiting)
@@ -147,14 +147,14 @@ class Hub:
             await self._is_behind.wait()
             self._is_behind.clear()
             while True:
-                await self._turns.pass_on(is_flooded=self._arrivals.are_many)
+                await self._time_slice.pass_on(is_flooded=self._arrivals.are_many)
                 if self._deliver_in_turn():
                     break
-            self._turns.finish()
+            self._time_slice.finish()
 
     def _deliver_in_turn(self) -> bool:
         """A batch of each topic after the other. Whether nothing waits any more."""
-        arrivals, turns = self._arrivals, self._turns
+        arrivals, turns = self._arrivals, self._time_slice
         while (queue := arrivals.next()) is not None:
             if queue.work is None:
                 queue.work = self._work(arrivals.take(queue))
@@ -169,10 +169,10 @@ class Hub:
         """Whether it came to its end before the turn was over."""
         try:
             for _ in work:
-                if self._turns.are_over():
+                if self._time_slice.are_over():
                     return False
         except Exception as error:  # whatever was published, the listener goes on
-            server = self.rooms.backend.server
+            server = self.topics.backend.server
             _not_handed_on.log(
                 (server, type(error).__qualname__),
                 "what %s sent could not be handed on",
@@ -191,7 +191,7 @@ class Hub:
         return self._send_all(item)
 
     def _not_known(self, error: DecodeError) -> Work:
-        _unknown.log(self.rooms.backend.server, "dropped: %s", error)
+        _unknown.log(self.topics.backend.server, "dropped: %s", error)
         return iter(())
 
     # Orders
@@ -202,7 +202,7 @@ class Hub:
             yield from self._for_each(found, lambda member: member.check_login())
             return
         whose, code, reason = order.message()
-        self.owners.end(whose)
+        self.users.end(whose)
         if order.to:
             found = {*_those_of(self._addresses.find(order.to, for_message=False))}
         else:
@@ -216,7 +216,7 @@ class Hub:
         yield from self._for_each(found, disconnect)
 
     def _found(self, owner_or_topic: str) -> set[Subscriber]:
-        return self.owners.of(owner_or_topic).union(self.rooms.members_of(owner_or_topic))
+        return self.users.of(owner_or_topic).union(self.topics.members_of(owner_or_topic))
 
     # Messages
 
@@ -226,7 +226,7 @@ class Hub:
         members = self._members_for(first)
         receivers: Iterable[Subscriber] = members
         if first.id:
-            receivers = self.rooms.copies.receivers(first.id, members)
+            receivers = self.topics.copies.receivers(first.id, members)
         excluded = batch.excluded
         left: list[Subscriber] = []
         for here in _slices(tuple(receivers), members):
@@ -240,7 +240,7 @@ class Hub:
 
     def _members_for(self, broadcast: Broadcast) -> dict[Subscriber, int]:
         if not broadcast.to:
-            return self.rooms.members_of(broadcast.topic)
+            return self.topics.members_of(broadcast.topic)
         return _those_of(self._addresses.find(broadcast.to))
 
     def _write_frames(
@@ -288,17 +288,17 @@ class Hub:
     # Gaps
 
     async def _tell_gap(self, topics: Collection[str]) -> None:
-        """For the rooms: what was lost has nothing to do with what arrives now."""
-        self._turns.begin()
+        """For the topic registry: what was lost has nothing to do with what arrives now."""
+        self._time_slice.begin()
         for _ in self._gap(topics):
-            if self._turns.are_over():
-                await self._turns.pass_on()
-        self._turns.finish()
+            if self._time_slice.are_over():
+                await self._time_slice.pass_on()
+        self._time_slice.finish()
 
     def _gap(self, topics: Collection[str]) -> Work:
         missed: dict[Subscriber, set[str]] = {}
         for topic in topics:
-            for member in self.rooms.members_of(topic):
+            for member in self.topics.members_of(topic):
                 missed.setdefault(member, set()).add(topic)
         if self._addresses.topic in topics:
             for connection_id, member in self._addresses.those_who_hear_gaps():
@@ -309,12 +309,12 @@ class Hub:
 
     def _check_all(self) -> Work:
         """Orders may have been missed: when the topic was lost, or before it was confirmed."""
-        everybody = self.owners.everybody()
+        everybody = self.users.everybody()
         if everybody and self._hears_orders:
             logger.warning(
                 "Orders to disconnect users may not have arrived from %s: all log-ins of this "
                 "process are checked again. Repeat what disconnect() was called for meanwhile.",
-                self.rooms.backend.server,
+                self.topics.backend.server,
             )
         self._hears_orders = True
         yield from self._for_each(everybody, lambda each: each.check_login())
@@ -334,18 +334,18 @@ class Hub:
     # Sending, and the end
 
     async def _publish_many(self, messages: list[tuple[str, bytes]]) -> None:
-        await self.rooms.is_open.wait()
+        await self.topics.is_open.wait()
         if not self._has_waited:  # the first may be to a connection of this very loop
             await self.ready()
             self._has_waited = True
-        await self.rooms.backend.publish_many(messages)
+        await self.topics.backend.publish_many(messages)
 
     async def close(self) -> None:
         """Hand out what waits to be published, end all tasks, close the backend."""
         await self.outbox.flush()
         self.outbox.close()
-        self.rooms.close()
-        await self._chores.end()
+        self.topics.close()
+        await self._hub_tasks.end()
         self._on_end(self)  # also where the listener was cancelled before its first step
 
 

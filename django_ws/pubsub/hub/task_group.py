@@ -11,7 +11,7 @@ from typing import Any
 logger = logging.getLogger("django.ws")
 
 
-class Chores:
+class HubTasks:
     """For one event loop, and its thread only.
 
     Everything runs in an empty context: whoever happens to be the first to need it would be

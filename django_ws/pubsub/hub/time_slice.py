@@ -9,7 +9,7 @@ TURN_SECONDS = 0.005
 SHORT_TURN_SECONDS = 0.001  # in a flood, which must be read, too
 
 
-class Turns:
+class TimeSlice:
     """Counts the time in which the hub holds up the event loop, over all that it receives.
 
     The clock runs between ``begin`` and ``finish``; whoever works long in between asks

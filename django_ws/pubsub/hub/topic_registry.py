@@ -12,7 +12,7 @@ from django_ws.exceptions import BroadcastError
 from django_ws.logs.throttled import ThrottledLog
 from django_ws.pubsub.backends.base import PUBLISH_SECONDS, Backend
 from django_ws.pubsub.hub.copies import Copies
-from django_ws.pubsub.hub.task_group import Chores
+from django_ws.pubsub.hub.task_group import HubTasks
 from django_ws.threads.any_thread import Failed, Pending, done
 from django_ws.types import Subscriber
 
@@ -31,10 +31,10 @@ MAX_LEFT = 1000  # topics without a subscriber that are kept for the grace
 T = TypeVar("T")
 
 Waiting = dict[Subscriber, Pending]
-_NOBODY: Waiting = {}  # one for all rooms that are confirmed, to which nobody is added
+_NOBODY: Waiting = {}  # one for all topics that are confirmed, to which nobody is added
 
 
-class Room:
+class Entry:
     """The local subscribers of one topic."""
 
     __slots__ = ("confirmed", "is_asked", "members", "missed", "waiting")
@@ -56,7 +56,7 @@ class _Limit(NamedTuple):
     is_new: bool
 
 
-class Rooms:
+class TopicRegistry:
     """For one event loop, and its thread only.
 
     A topic is asked for when the first subscriber comes, and given back a little after the
@@ -68,13 +68,13 @@ class Rooms:
     """
 
     def __init__(
-        self, chores: Chores, tell_gap: Callable[[Collection[str]], Awaitable[None]]
+        self, hub_tasks: HubTasks, tell_gap: Callable[[Collection[str]], Awaitable[None]]
     ) -> None:
-        self._chores = chores
+        self._hub_tasks = hub_tasks
         self._tell_gap = tell_gap
         self._loop = asyncio.get_running_loop()
-        self._rooms: dict[str, Room] = {}
-        self._to_ask: dict[str, Room] = {}
+        self._entries: dict[str, Entry] = {}
+        self._to_ask: dict[str, Entry] = {}
         self._to_give_back: dict[str, None] = {}
         self._is_asking = False  # a task works on these two
         self._left: dict[str, float] = {}  # until when each is kept, the oldest first
@@ -89,12 +89,12 @@ class Rooms:
         self.is_open = asyncio.Event()
 
     def __contains__(self, topic: str) -> bool:
-        return topic in self._rooms
+        return topic in self._entries
 
     def members_of(self, topic: str) -> dict[Subscriber, int]:
         """Not a copy. Empty where the last one has just left. With their age (``copies``)."""
-        room = self._rooms.get(topic)
-        return room.members if room is not None else {}
+        entry = self._entries.get(topic)
+        return entry.members if entry is not None else {}
 
     # The backend
 
@@ -102,21 +102,21 @@ class Rooms:
         """Ask this backend from now on, for all that the one before was asked for, too."""
         self.backend = backend
         for topic in self._left:
-            del self._rooms[topic]
+            del self._entries[topic]
         self._left.clear()
-        for topic, room in self._rooms.items():
-            room.missed = room.missed or room.confirmed
-            self._ask_again(topic, room)
+        for topic, entry in self._entries.items():
+            entry.missed = entry.missed or entry.confirmed
+            self._ask_again(topic, entry)
 
     def keep(self, topic: str, *, tells_gap: bool = False) -> None:
         """Ask for a topic without a local subscriber, for good.
 
         With ``tells_gap`` its first confirmation tells one, too.
         """
-        room = self._rooms[topic] = Room()
-        room.missed = tells_gap
+        entry = self._entries[topic] = Entry()
+        entry.missed = tells_gap
         self._kept.add(topic)
-        self._ask(topic, room)
+        self._ask(topic, entry)
 
     def close(self) -> None:
         """The backend is asked for nothing any more; who waits gets ``BroadcastError``."""
@@ -136,42 +136,42 @@ class Rooms:
         """Subscribe. Awaiting returns when the backend has confirmed the topic, and raises
         ``BroadcastError`` if it has not after 5 s: who had not joined before is out again then.
         """
-        room = self._rooms.get(topic)
-        is_new = room is None or subscriber not in room.members
+        entry = self._entries.get(topic)
+        is_new = entry is None or subscriber not in entry.members
         if self._is_closed:
             if is_new:
                 subscriber.not_joined(topic)
             return Failed(self._closed_error(topic))
-        if room is None:
-            room = self._rooms[topic] = Room()
+        if entry is None:
+            entry = self._entries[topic] = Entry()
             if topic in self._to_give_back:
                 del self._to_give_back[topic]
-                room.is_asked = True
-            self._ask(topic, room)
+                entry.is_asked = True
+            self._ask(topic, entry)
         elif self._left:
             self._left.pop(topic, None)
         if is_new:
-            room.members[subscriber] = self.copies.age
-        if room.confirmed:
+            entry.members[subscriber] = self.copies.age
+        if entry.confirmed:
             if self.backend.is_confirmed(topic):
                 return done(self._loop)
-            self._ask_again(topic, room)
-        if subscriber not in room.waiting:
-            room.waiting[subscriber] = self._wait(subscriber, topic, is_new)
-        return room.waiting[subscriber]
+            self._ask_again(topic, entry)
+        if subscriber not in entry.waiting:
+            entry.waiting[subscriber] = self._wait(subscriber, topic, is_new)
+        return entry.waiting[subscriber]
 
     def leave(self, subscriber: Subscriber, topic: str) -> None:
         """Take back a ``join`` that has not failed."""
-        room = self._rooms[topic]
-        del room.members[subscriber]
-        if subscriber in room.waiting:
-            self._finish(room.waiting.pop(subscriber))  # who left on purpose waits for nothing
-        if not room.members and not self._is_closed:
+        entry = self._entries[topic]
+        del entry.members[subscriber]
+        if subscriber in entry.waiting:
+            self._finish(entry.waiting.pop(subscriber))  # who left on purpose waits for nothing
+        if not entry.members and not self._is_closed:
             self._empty(topic)
 
     def replace(self, subscriber: Subscriber, other: Subscriber, topic: str) -> None:
         """Let another subscriber have the place of one that has joined."""
-        members = self._rooms[topic].members
+        members = self._entries[topic].members
         members[other] = members.pop(subscriber)
 
     # Waiting for confirmations
@@ -181,7 +181,7 @@ class Rooms:
         time = self._loop.time() + SUBSCRIBE_SECONDS
         self._limits[pending] = _Limit(time, subscriber, topic, is_new)
         if self._limits_timer is None:
-            self._limits_timer = self._chores.later(SUBSCRIBE_SECONDS, self._give_up)
+            self._limits_timer = self._hub_tasks.later(SUBSCRIBE_SECONDS, self._give_up)
         return pending
 
     def _finish(self, pending: Pending, error: BroadcastError | None = None) -> None:
@@ -198,7 +198,7 @@ class Rooms:
         for pending, limit in list(self._limits.items()):
             if limit.time > now:
                 seconds = max(limit.time - now, LOOK_SECONDS)
-                self._limits_timer = self._chores.later(seconds, self._give_up)
+                self._limits_timer = self._hub_tasks.later(seconds, self._give_up)
                 return
             error = BroadcastError(
                 f"subscribe({limit.topic!r})",
@@ -210,7 +210,7 @@ class Rooms:
 
     def _fail(self, pending: Pending, limit: _Limit, error: BroadcastError) -> None:
         _, subscriber, topic, is_new = limit
-        del self._rooms[topic].waiting[subscriber]
+        del self._entries[topic].waiting[subscriber]
         if is_new:
             self.leave(subscriber, topic)
             subscriber.not_joined(topic)
@@ -218,14 +218,14 @@ class Rooms:
 
     # Asking for topics, and giving them back
 
-    def _ask_again(self, topic: str, room: Room) -> None:
-        if room.confirmed:
-            room.confirmed = False
-            room.waiting = {}
-        self._ask(topic, room)
+    def _ask_again(self, topic: str, entry: Entry) -> None:
+        if entry.confirmed:
+            entry.confirmed = False
+            entry.waiting = {}
+        self._ask(topic, entry)
 
-    def _ask(self, topic: str, room: Room) -> None:
-        self._to_ask[topic] = room
+    def _ask(self, topic: str, entry: Entry) -> None:
+        self._to_ask[topic] = entry
         self._start_asking()
 
     def _empty(self, topic: str) -> None:
@@ -239,7 +239,7 @@ class Rooms:
             del self._left[oldest]
             self._give_back(oldest)
         if self._left_timer is None:
-            self._left_timer = self._chores.later(GRACE_SECONDS, self._end_graces)
+            self._left_timer = self._hub_tasks.later(GRACE_SECONDS, self._end_graces)
 
     def _end_graces(self) -> None:
         self._left_timer = None
@@ -247,77 +247,79 @@ class Rooms:
         for topic, time in list(self._left.items()):
             if time > now:
                 seconds = max(time - now, LOOK_SECONDS)
-                self._left_timer = self._chores.later(seconds, self._end_graces)
+                self._left_timer = self._hub_tasks.later(seconds, self._end_graces)
                 return
             del self._left[topic]
             self._give_back(topic)
 
     def _give_back(self, topic: str) -> None:
-        room = self._rooms.pop(topic)
+        entry = self._entries.pop(topic)
         self._to_ask.pop(topic, None)
-        if room.is_asked:
+        if entry.is_asked:
             self._to_give_back[topic] = None
             self._start_asking()
 
     def _start_asking(self) -> None:
         if not self._is_asking:
             self._is_asking = True
-            self._chores.start(self._ask_in_turn)
+            self._hub_tasks.start(self._ask_in_turn)
 
     async def _ask_in_turn(self) -> None:
         """One request after the other: the next when the one before was answered."""
         await asyncio.sleep(0)  # what is asked for in one turn of the loop goes together
         while self._to_ask or self._to_give_back:
             if topics := _taken(self._to_give_back):
-                giving_back = self._chores.start(self.backend.unsubscribe, list(topics))
+                giving_back = self._hub_tasks.start(self.backend.unsubscribe, list(topics))
                 await asyncio.wait([giving_back], timeout=TOGETHER_SECONDS)
-            if rooms := _taken(self._to_ask):
-                for room in rooms.values():
-                    room.is_asked = True
-                await self._confirm(rooms)
+            if entries := _taken(self._to_ask):
+                for entry in entries.values():
+                    entry.is_asked = True
+                await self._confirm(entries)
         self._is_asking = False
 
-    async def _confirm(self, rooms: dict[str, Room]) -> None:
-        together = self._chores.start(self._subscribe, rooms)
+    async def _confirm(self, entries: dict[str, Entry]) -> None:
+        together = self._hub_tasks.start(self._subscribe, entries)
         await asyncio.wait([together], timeout=TOGETHER_SECONDS)
-        if len(rooms) > 1 and together.cancel():
+        if len(entries) > 1 and together.cancel():
             # In a cluster one server may be away, and the topics of the others are not.
-            for topic, room in rooms.items():
-                self._chores.start(self._subscribe, {topic: room})
+            for topic, entry in entries.items():
+                self._hub_tasks.start(self._subscribe, {topic: entry})
 
-    async def _subscribe(self, rooms: dict[str, Room]) -> None:
+    async def _subscribe(self, entries: dict[str, Entry]) -> None:
         while True:
             await self.is_open.wait()
             try:
-                await self.backend.subscribe(list(rooms))
+                await self.backend.subscribe(list(entries))
                 break
             except BroadcastError:  # some were given back meanwhile; the others still wait
-                rooms = {topic: room for topic, room in rooms.items() if self._is(topic, room)}
-                if not rooms:
+                entries = {
+                    topic: entry for topic, entry in entries.items() if self._is(topic, entry)
+                }
+                if not entries:
                     return
                 await asyncio.sleep(AGAIN_SECONDS)
-        missed = [topic for topic, room in rooms.items() if self._confirmed(topic, room)]
+        missed = [topic for topic, entry in entries.items() if self._confirmed(topic, entry)]
         if missed:
-            self._chores.start(self._tell_gap, missed)
+            self._hub_tasks.start(self._tell_gap, missed)
 
-    def _confirmed(self, topic: str, room: Room) -> bool:
+    def _confirmed(self, topic: str, entry: Entry) -> bool:
         """Whether something was missed before."""
-        if room.confirmed or not self._is(topic, room):
+        if entry.confirmed or not self._is(topic, entry):
             return False
-        room.confirmed = True
-        for pending in room.waiting.values():
+        entry.confirmed = True
+        for pending in entry.waiting.values():
             self._finish(pending)
-        room.waiting = _NOBODY
+        entry.waiting = _NOBODY
         if self._kept:
             self._kept.discard(topic)
             if not self._kept:
                 self.is_ready.set()
-        missed, room.missed = room.missed, False
+        missed, entry.missed = entry.missed, False
         return missed
 
-    def _is(self, topic: str, room: Room) -> bool:
+    def _is(self, topic: str, entry: Entry) -> bool:
         """Whether it has not been given back, and perhaps asked for again."""
-        return self._rooms.get(topic) is room
+        return self._entries.get(topic) is entry
 
 
 def _taken(waiting: dict[str, T]) -> dict[str, T]:

@@ -13,7 +13,7 @@ _ONE_LOG_IN = CONTROL_TOPIC[0]  # how the name of one begins: a user's topic nev
 EVERYBODY = f"{_ONE_LOG_IN}everybody"  # stands for all of them
 
 
-class Owners:
+class UserIndex:
     """For one event loop, and its thread only.
 
     A log-in that has ended never comes back. That it has is remembered for a minute: Django

@@ -15,7 +15,7 @@ FIRST_INTERVAL = 10.0  # seconds between two lines; doubled each time
 LONGEST_INTERVAL = 600.0
 
 
-class Losses:
+class LossLog:
     """Told at once, then at growing intervals with their number, then once that they are over.
 
     The intervals begin anew when nothing was lost for one of them. For the loop's thread only.

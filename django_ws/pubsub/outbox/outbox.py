@@ -1,4 +1,4 @@
-"""What one event loop publishes: in the order of the calls, through the backend's lanes."""
+"""What one event loop publishes: in the order of the calls, through the backend's queues."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from contextvars import Context
 
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends.base import PUBLISH_SECONDS, Backend
-from django_ws.pubsub.outbox.loss_log import Losses
-from django_ws.pubsub.outbox.publish_queue import Call, Lane, Message, Part
+from django_ws.pubsub.outbox.loss_log import LossLog
+from django_ws.pubsub.outbox.publish_queue import Call, Message, Part, PublishQueue
 
 MAX_WAITING_BYTES = 64 * 1024 * 1024  # one message always fits
 MESSAGE_BYTES = 700  # what a waiting message takes beside its data, roughly
 EXPIRY_SECONDS = 0.02  # at least, between two looks for what is too late
-MAX_LANES = 64  # that are kept while nothing waits in them
+MAX_QUEUES = 64  # that are kept while nothing waits in them
 
 
 class Outbox:
@@ -32,14 +32,14 @@ class Outbox:
         self._loop = loop
         self._publish_many = publish_many
         self._backend = backend
-        self._lanes: dict[Hashable, Lane] = {}
-        # A topic keeps its lane while messages wait in it, and so their order, whatever the
+        self._queues: dict[Hashable, PublishQueue] = {}
+        # A topic keeps its queue while messages wait in it, and so their order, whatever the
         # backend says meanwhile: by topic, with their number.
-        self._places: dict[str, tuple[Lane, int]] = {}
+        self._places: dict[str, tuple[PublishQueue, int]] = {}
         self._size = 0
         self._expiry: asyncio.TimerHandle | None = None
         self._is_closed = False
-        self._refused = Losses(loop)
+        self._refused = LossLog(loop)
 
     def put(self, messages: Sequence[Message]) -> Awaitable[None]:
         """Publish. Awaiting returns when the backend has taken all, or raises ``BroadcastError``
@@ -51,12 +51,12 @@ class Outbox:
             return self._refuse(len(messages))
         self._refused.end()
         self._size += size
-        parts: dict[Lane, list[Message]] = {}
+        parts: dict[PublishQueue, list[Message]] = {}
         for message in messages:
-            parts.setdefault(self._lane_of(message[0]), []).append(message)
+            parts.setdefault(self._queue_of(message[0]), []).append(message)
         call = Call(len(parts), self._loop.time() + PUBLISH_SECONDS)
-        for lane, part in parts.items():
-            lane.put(Part(call, part))
+        for queue, part in parts.items():
+            queue.put(Part(call, part))
         if not parts:
             call.pending.finish()
         elif self._expiry is None:
@@ -65,7 +65,7 @@ class Outbox:
 
     async def flush(self) -> None:
         """Wait until nothing is left to publish, at most 5 s."""
-        writers = [lane.writer for lane in self._lanes.values() if lane.writer is not None]
+        writers = [queue.writer for queue in self._queues.values() if queue.writer is not None]
         if writers:
             await asyncio.wait(writers, timeout=PUBLISH_SECONDS)
 
@@ -73,8 +73,8 @@ class Outbox:
         """Fail what is left (``flush`` before), and all that is put from now on."""
         self._is_closed = True
         error = self._failure("the event loop's hub was closed before")
-        for lane in list(self._lanes.values()):
-            lane.close(error)
+        for queue in list(self._queues.values()):
+            queue.close(error)
         self._refused.tell()
         if self._expiry is not None:
             self._expiry.cancel()
@@ -95,43 +95,43 @@ class Outbox:
         return BroadcastError("broadcast", self._backend().server, reason)
 
     def _expire(self) -> None:
-        following = [lane.expire() for lane in list(self._lanes.values())]
+        following = [queue.expire() for queue in list(self._queues.values())]
         ahead = [deadline for deadline in following if deadline is not None]
         self._expiry = None
         if ahead:
             when = max(min(ahead), self._loop.time() + EXPIRY_SECONDS)
             self._expiry = self._loop.call_at(when, self._expire, context=Context())
 
-    # Lanes
+    # Queues
 
-    def _lane_of(self, topic: str) -> Lane:
+    def _queue_of(self, topic: str) -> PublishQueue:
         place = self._places.get(topic)
         if place is None:
-            key = self._backend().lane(topic)
-            place = self._lanes.get(key) or self._new_lane(key), 0
+            key = self._backend().queue_of(topic)
+            place = self._queues.get(key) or self._new_queue(key), 0
         self._places[topic] = place[0], place[1] + 1
         return place[0]
 
-    def _new_lane(self, key: Hashable) -> Lane:
-        lane = Lane(
-            self._loop, self._publish_many, self._failure, self._release, self._forget_lanes
+    def _new_queue(self, key: Hashable) -> PublishQueue:
+        queue = PublishQueue(
+            self._loop, self._publish_many, self._failure, self._release, self._forget_queues
         )
-        self._lanes[key] = lane
-        return lane
+        self._queues[key] = queue
+        return queue
 
-    def _forget_lanes(self) -> None:
+    def _forget_queues(self) -> None:
         """Those that nothing waits in, if they are many: of servers that are gone, perhaps."""
-        if len(self._lanes) > MAX_LANES:
-            for key, lane in list(self._lanes.items()):
-                if lane.is_idle:
-                    lane.losses.tell()
-                    del self._lanes[key]
+        if len(self._queues) > MAX_QUEUES:
+            for key, queue in list(self._queues.items()):
+                if queue.is_idle:
+                    queue.losses.tell()
+                    del self._queues[key]
 
     def _release(self, part: Part) -> None:
         for topic, data in part.messages:
             self._size -= len(data) + MESSAGE_BYTES
-            lane, number = self._places[topic]
+            queue, number = self._places[topic]
             if number > 1:
-                self._places[topic] = lane, number - 1
+                self._places[topic] = queue, number - 1
             else:
                 del self._places[topic]

@@ -9,7 +9,7 @@ from contextvars import Context
 
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends.base import TOO_LATE
-from django_ws.pubsub.outbox.loss_log import Losses
+from django_ws.pubsub.outbox.loss_log import LossLog
 from django_ws.threads.any_thread import Pending
 
 MAX_BATCH = 500  # messages
@@ -29,9 +29,9 @@ class Call:
         self._parts = parts
         self._lost = 0
         self._error: BroadcastError | None = None
-        self._losses: Losses | None = None
+        self._losses: LossLog | None = None
 
-    def end_part(self, error: BroadcastError | None, lost: int, losses: Losses) -> None:
+    def end_part(self, error: BroadcastError | None, lost: int, losses: LossLog) -> None:
         """One part is over, and so many of its messages were not taken."""
         if error is not None and self._error is None:
             self._error, self._losses = error, losses
@@ -44,7 +44,7 @@ class Call:
 
 
 class Part:
-    """The messages of a call that go through one lane."""
+    """The messages of a call that go through one queue."""
 
     __slots__ = ("_is_over", "call", "messages")
 
@@ -53,14 +53,14 @@ class Part:
         self.messages = messages
         self._is_over = False
 
-    def end(self, error: BroadcastError | None, lost: int, losses: Losses) -> None:
+    def end(self, error: BroadcastError | None, lost: int, losses: LossLog) -> None:
         """Tell the outcome. The first call counts."""
         if not self._is_over:
             self._is_over = True
             self.call.end_part(error, lost, losses)
 
 
-class Lane:
+class PublishQueue:
     """Its one writer runs while anything waits. For the loop's thread only.
 
     ``release`` is called for each part that will not be sent any more, or has been; ``rest`` when
@@ -83,7 +83,7 @@ class Lane:
         self._waiting: deque[Part] = deque()
         self._under_way: list[Part] = []
         self.writer: asyncio.Task[None] | None = None
-        self.losses = Losses(loop)
+        self.losses = LossLog(loop)
         self._limit: asyncio.Timeout | None = None  # of what is under way
 
     @property

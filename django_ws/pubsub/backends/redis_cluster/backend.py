@@ -181,7 +181,7 @@ class ClusterBackend(ListeningBackend[ClusterListener]):
                             await asyncio.sleep(delivery.wait)
             delivery.end()
 
-    def lane(self, topic: str) -> Hashable:
+    def queue_of(self, topic: str) -> Hashable:
         """The node, as far as is known."""
         return self._nodes.slots.owner(channel_of(self._site, topic))
 
