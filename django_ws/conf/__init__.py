@@ -4,8 +4,8 @@ Other code writes ``conf.get()``. Start with ``settings.py``.
 """
 
 from django_ws.conf.settings import (
+    BROKER_VARIABLE,
     DEFAULT_PREFIX,
-    PROXY_VARIABLE,
     SETTINGS,
     BroadcastConfig,
     Conf,
@@ -15,8 +15,8 @@ from django_ws.conf.settings import (
 )
 
 __all__ = [
+    "BROKER_VARIABLE",
     "DEFAULT_PREFIX",
-    "PROXY_VARIABLE",
     "SETTINGS",
     "BroadcastConfig",
     "Conf",

@@ -24,7 +24,7 @@ from django_ws.conf.web_origin import DEFAULT_PORTS, NULL
 
 DEFAULT_PREFIX = "django_ws:"  # of everything that a broadcast backend keeps on a server
 # In the environment of the workers of `runws`: where their proxy is, if WS_BROADCAST is not set.
-PROXY_VARIABLE = "DJANGO_WS_PROXY"
+BROKER_VARIABLE = "DJANGO_WS_BROKER"
 
 
 def _positive_int(value: Any) -> int:
@@ -133,7 +133,7 @@ def _broadcast_entry(alias: str, entry: Any) -> BroadcastConfig:
 
 
 def _default_broadcast() -> dict[str, BroadcastConfig]:
-    proxy = os.environ.get(PROXY_VARIABLE)
+    proxy = os.environ.get(BROKER_VARIABLE)
     backend = _ZEROMQ if proxy else _MEMORY
     return {"default": BroadcastConfig(backend, proxy, DEFAULT_PREFIX, {})}
 

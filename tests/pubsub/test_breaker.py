@@ -21,7 +21,7 @@ from django_ws.pubsub.backends.redis import RedisBackend, RedisPublisher
 from django_ws.pubsub.backends.redis_cluster.backend import ClusterBackend, ClusterPublisher
 from django_ws.pubsub.backends.zeromq import ZeroMQBackend, ZeroMQPublisher
 from tests.pubsub.listening import Listening, eventually, until_taken
-from tests.pubsub.test_zeromq import ProxyProcess, a_location
+from tests.pubsub.test_zeromq import BrokerProcess, a_location
 from tests.redis_cluster import RedisCluster
 from tests.redis_server import RedisServer
 
@@ -115,7 +115,7 @@ class Freezing:
         self.server.thaw()
 
 
-class FreezingProxy(Freezing):
+class FreezingBroker(Freezing):
     def freeze(self) -> None:
         self.server.signal(signal.SIGSTOP)
 
@@ -130,23 +130,23 @@ def cluster() -> Iterator[RedisCluster]:
 
 
 @pytest.fixture(scope="module")
-def proxy() -> Iterator[ProxyProcess]:
+def broker() -> Iterator[BrokerProcess]:
     with a_location() as location:
-        proxy = ProxyProcess(location)
+        broker = BrokerProcess(location)
         with closing(ZeroMQPublisher(location, "t:", {})) as patient:
             patient.publish([("a", b"")])  # until it has come up
-        yield proxy
-        proxy.stop()
+        yield broker
+        broker.stop()
 
 
 @pytest.fixture(params=["redis", "cluster", "zeromq"])
 def freezing(request: pytest.FixtureRequest) -> Iterator[Freezing]:
     options = {"publish_timeout": SECONDS}
     if request.param == "zeromq":
-        proxy: ProxyProcess = request.getfixturevalue("proxy")
-        own = ZeroMQBackend(proxy.location, "t:", options)
-        yield FreezingProxy(proxy, own, ZeroMQPublisher(proxy.location, "t:", options), SECONDS)
-        proxy.signal(signal.SIGCONT)
+        broker: BrokerProcess = request.getfixturevalue("broker")
+        own = ZeroMQBackend(broker.location, "t:", options)
+        yield FreezingBroker(broker, own, ZeroMQPublisher(broker.location, "t:", options), SECONDS)
+        broker.signal(signal.SIGCONT)
     elif request.param == "redis":
         with RedisServer() as server:
             backend = RedisBackend(server.url, "t:", options)

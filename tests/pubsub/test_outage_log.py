@@ -12,7 +12,7 @@ import pytest
 from django_ws.pubsub.backends.redis.listener import Listener, SetListener
 from django_ws.pubsub.backends.zeromq import ZeroMQBackend
 from tests.pubsub.listening import Listening, eventually
-from tests.pubsub.test_zeromq import ProxyProcess, a_location, listening, until
+from tests.pubsub.test_zeromq import BrokerProcess, a_location, listening, until
 from tests.redis_cluster import RedisCluster
 from tests.redis_server import RedisServer
 
@@ -68,7 +68,7 @@ async def test_a_server_that_was_never_heard_is_away_since_it_was_tried(
             assert seconds_of(caplog.messages[-1]) <= time.monotonic() - began + 20
 
 
-async def test_the_zeromq_proxy_was_away_since_it_was_last_heard(
+async def test_the_broker_was_away_since_it_was_last_heard(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Quick(ZeroMQBackend):
@@ -76,18 +76,18 @@ async def test_the_zeromq_proxy_was_away_since_it_was_last_heard(
         answer_seconds = 1.0
 
     with a_location() as location:
-        proxy = ProxyProcess(location)
+        broker = BrokerProcess(location)
         backend = Quick(location, "t:", {})
         async with listening(backend, "a"):
             await until(lambda: backend._heard_at)
             caplog.clear()
             frozen_at = time.monotonic()
-            proxy.signal(signal.SIGSTOP)
+            broker.signal(signal.SIGSTOP)
             await until(lambda: "does not answer" in caplog.text)
             frozen = time.monotonic() - frozen_at
-            proxy.signal(signal.SIGCONT)
+            broker.signal(signal.SIGCONT)
             await until(lambda: "is back" in caplog.text)
-        await asyncio.to_thread(proxy.stop)
+        await asyncio.to_thread(broker.stop)
     (line,) = [each for each in caplog.messages if "is back" in each]
     assert frozen > 0.5
     assert seconds_of(line) >= frozen - ROUNDED

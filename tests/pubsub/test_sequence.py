@@ -30,7 +30,7 @@ from django_ws.pubsub.backends.zeromq.publisher import (
 )
 from django_ws.testing.contract import Listener
 from tests.pubsub.listening import Listening, channel_of, eventually, until_taken
-from tests.pubsub.test_zeromq import ProxyProcess, a_location, listening, until
+from tests.pubsub.test_zeromq import BrokerProcess, a_location, listening, until
 from tests.redis_cluster import RedisCluster
 from tests.redis_server import RedisServer
 
@@ -224,20 +224,20 @@ async def test_a_frozen_redis_has_lost_its_turn() -> None:
             publisher.close()
 
 
-async def test_a_frozen_zeromq_proxy_has_lost_its_turn() -> None:
+async def test_a_frozen_broker_has_lost_its_turn() -> None:
     with a_location() as location:
-        proxy = ProxyProcess(location)
+        broker = BrokerProcess(location)
         publisher = ZeroMQPublisher(location, "t:", {"publish_timeout": 0.3})
         async with listening(ZeroMQBackend(location, "t:", {}), "a") as here:
             await asyncio.to_thread(publisher.publish, [("a", b"before")])
-            proxy.signal(signal.SIGSTOP)
+            broker.signal(signal.SIGSTOP)
             await fails(publisher, "a", b"late")
-            proxy.signal(signal.SIGCONT)
+            broker.signal(signal.SIGCONT)
             await until_taken(publisher, ("a", b"after"))
             own = [data for _, data in await received(here, b"after")]
             assert own in ([b"before", b"after"], [b"before", b"late", b"after"])
         publisher.close()
-        await asyncio.to_thread(proxy.stop)
+        await asyncio.to_thread(broker.stop)
 
 
 LATE = ["newer", "late", "late", "newest"]
@@ -271,7 +271,7 @@ async def test_redis_listeners_tell_a_gap_for_a_late_one() -> None:
 
 async def test_zeromq_listeners_tell_a_gap_for_a_late_one() -> None:
     with a_location() as location:
-        proxy = ProxyProcess(location)
+        broker = BrokerProcess(location)
         async with listening(ZeroMQBackend(location, "t:", {}), "a") as here:
             channel = sized_channel_of("t:", "a")
             publications = [(channel, b"", frame) for frame in frames()]
@@ -282,4 +282,4 @@ async def test_zeromq_listeners_tell_a_gap_for_a_late_one() -> None:
             got = await received(here, b"newest")
             assert got == [("a", b"newer"), ("a", b"newest")]
             assert {"a"} in [gap.topics for gap in here.gaps]
-        await asyncio.to_thread(proxy.stop)
+        await asyncio.to_thread(broker.stop)

@@ -18,7 +18,7 @@ from django_ws.pubsub.outgoing import broadcast_of
 from django_ws.testing import WebSocketClient
 from tests.asgi_peer import PATH, SECONDS, client, handlers, route, the_handler, turns
 from tests.pubsub.fickle import FickleBackend, fickle  # noqa: F401  (a fixture)
-from tests.pubsub.test_zeromq import ProxyProcess
+from tests.pubsub.test_zeromq import BrokerProcess
 from tests.redis_cluster import RedisCluster
 from tests.redis_server import RedisServer
 
@@ -52,10 +52,10 @@ def backend(request: pytest.FixtureRequest, settings: Settings) -> Iterator[str]
             settings.WS_BROADCAST = {"default": {"BACKEND": path, "LOCATION": location}}
         elif request.param == "zeromq":
             folder = stack.enter_context(tempfile.TemporaryDirectory())
-            proxy = ProxyProcess(f"ipc://{folder}/ws")
-            stack.callback(proxy.stop)
+            broker = BrokerProcess(f"ipc://{folder}/ws")
+            stack.callback(broker.stop)
             path = "django_ws.pubsub.backends.zeromq.ZeroMQBackend"
-            settings.WS_BROADCAST = {"default": {"BACKEND": path, "LOCATION": proxy.location}}
+            settings.WS_BROADCAST = {"default": {"BACKEND": path, "LOCATION": broker.location}}
         yield request.param
 
 

@@ -1,4 +1,4 @@
-"""ZeroMQBackend with a real proxy process."""
+"""ZeroMQBackend with a real broker process."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ import zmq
 
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends.base import Gap, Received
-from django_ws.pubsub.backends.zeromq import ZeroMQBackend, ZeroMQPublisher, broker
+from django_ws.pubsub.backends.zeromq import ZeroMQBackend, ZeroMQPublisher
 from django_ws.pubsub.backends.zeromq import backend as zeromq
-from django_ws.pubsub.backends.zeromq.broker import Proxy, addresses
+from django_ws.pubsub.backends.zeromq import broker as broker_module
+from django_ws.pubsub.backends.zeromq.broker import Broker, addresses
 from django_ws.pubsub.backends.zeromq.publisher import MAX_IDLE, sized_channel_of
 from django_ws.testing.contract import BackendContract, Listener
 from tests.pubsub.listening import until_taken
 
-PROXY = "django_ws.pubsub.backends.zeromq"
+BROKER = "django_ws.pubsub.backends.zeromq"
 SECONDS = 20.0
 
 
-class ProxyProcess:
+class BrokerProcess:
     """A real one, that can be killed, frozen and started again at the same address."""
 
     def __init__(self, location: str) -> None:
@@ -40,7 +41,7 @@ class ProxyProcess:
         self.start()
 
     def start(self) -> None:
-        self.process = subprocess.Popen([sys.executable, "-m", PROXY, self.location])
+        self.process = subprocess.Popen([sys.executable, "-m", BROKER, self.location])
 
     def kill(self) -> None:
         self.process.kill()
@@ -68,18 +69,18 @@ def location() -> Iterator[str]:
 
 
 @pytest.fixture
-def proxy(location: str) -> Iterator[ProxyProcess]:
-    proxy = ProxyProcess(location)
-    yield proxy
-    proxy.stop()
+def broker(location: str) -> Iterator[BrokerProcess]:
+    broker = BrokerProcess(location)
+    yield broker
+    broker.stop()
 
 
 @pytest.fixture(scope="module")
-def shared_proxy() -> Iterator[ProxyProcess]:
+def shared_broker() -> Iterator[BrokerProcess]:
     with a_location() as location:
-        proxy = ProxyProcess(location)
-        yield proxy
-        proxy.stop()
+        broker = BrokerProcess(location)
+        yield broker
+        broker.stop()
 
 
 class TestContract(BackendContract):
@@ -87,8 +88,8 @@ class TestContract(BackendContract):
     seconds = SECONDS
 
     @pytest.fixture(autouse=True)
-    def server(self, shared_proxy: ProxyProcess) -> None:
-        self.location = shared_proxy.location
+    def server(self, shared_broker: BrokerProcess) -> None:
+        self.location = shared_broker.location
 
     async def test_over_tcp(self, tcp: str) -> None:
         self.location = tcp
@@ -106,7 +107,7 @@ class Quick(ZeroMQBackend):
 
 
 class Patient(Quick):
-    """Takes no busy proxy for one that is gone."""
+    """Takes no busy broker for one that is gone."""
 
     answer_seconds = 30.0
 
@@ -135,13 +136,13 @@ def two_free_ports() -> int:
 
 
 @contextmanager
-def running(location: str, high_water_mark: int = 1000) -> Iterator[Proxy]:
-    """A proxy in a thread."""
-    proxy = Proxy(location, high_water_mark)
-    thread = threading.Thread(target=proxy.run)
+def running(location: str, high_water_mark: int = 1000) -> Iterator[Broker]:
+    """A broker in a thread."""
+    broker = Broker(location, high_water_mark)
+    thread = threading.Thread(target=broker.run)
     thread.start()
-    yield proxy
-    proxy.stop()
+    yield broker
+    broker.stop()
     thread.join(SECONDS)
     assert not thread.is_alive()
 
@@ -193,13 +194,13 @@ asyncio.run(main())
 
 @pytest.mark.parametrize(("program", "times"), [(ONCE, 20), (ONCE_ASYNC, 5)])
 async def test_a_process_that_publishes_once_and_ends_loses_nothing(
-    program: str, times: int, proxy: ProxyProcess
+    program: str, times: int, broker: BrokerProcess
 ) -> None:
-    async with listening(ZeroMQBackend(proxy.location, "test:", {}), "room") as listener:
+    async with listening(ZeroMQBackend(broker.location, "test:", {}), "room") as listener:
         for number in range(times):
             done = await asyncio.to_thread(
                 subprocess.run,
-                [sys.executable, "-W", "error", "-c", program, proxy.location, f"{number}"],
+                [sys.executable, "-W", "error", "-c", program, broker.location, f"{number}"],
                 capture_output=True,
                 timeout=SECONDS,
             )
@@ -209,19 +210,19 @@ async def test_a_process_that_publishes_once_and_ends_loses_nothing(
 
 
 async def test_many_at_once_leave_the_loop_its_turns(
-    proxy: ProxyProcess, monkeypatch: pytest.MonkeyPatch
+    broker: BrokerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(zeromq, "AT_ONCE", 1)
-    async with listening(ZeroMQBackend(proxy.location, "test:", {}), "room") as listener:
+    async with listening(ZeroMQBackend(broker.location, "test:", {}), "room") as listener:
         await listener.backend.publish_many(numbered(3))
         assert await listener.receive(3) == numbered(3)
 
 
 async def test_what_was_under_way_when_its_topic_was_given_back_is_dropped(
-    proxy: ProxyProcess,
+    broker: BrokerProcess,
 ) -> None:
-    backend = ZeroMQBackend(proxy.location, "test:", {})
-    publisher = ZeroMQPublisher(proxy.location, "test:", {})
+    backend = ZeroMQBackend(broker.location, "test:", {})
+    publisher = ZeroMQPublisher(broker.location, "test:", {})
     await backend.connect()
     reading = asyncio.ensure_future(anext(backend.stream()))
     await backend.subscribe(["room", "other"])
@@ -244,11 +245,11 @@ async def test_what_was_under_way_when_its_topic_was_given_back_is_dropped(
 # Faults
 
 
-async def test_a_proxy_that_is_killed_and_comes_back(
-    proxy: ProxyProcess, caplog: pytest.LogCaptureFixture
+async def test_a_broker_that_is_killed_and_comes_back(
+    broker: BrokerProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
-    publisher = QuickPublisher(proxy.location, "test:", {})
-    backend = Patient(proxy.location, "test:", {})
+    publisher = QuickPublisher(broker.location, "test:", {})
+    backend = Patient(broker.location, "test:", {})
     async with listening(backend, "room", "room 2", "given back") as listener:
         await backend.unsubscribe(["given back"])
         for _ in range(2):
@@ -256,15 +257,15 @@ async def test_a_proxy_that_is_killed_and_comes_back(
             assert await listener.receive(1) == [("room", b"before")]
             listener.gaps.clear()
             caplog.clear()
-            await asyncio.to_thread(proxy.kill)
-            with pytest.raises(BroadcastError, match=r"no proxy took it in 0\.5 s"):
+            await asyncio.to_thread(broker.kill)
+            with pytest.raises(BroadcastError, match=r"no broker took it in 0\.5 s"):
                 await backend.publish("room", b"lost")
-            with pytest.raises(BroadcastError, match=r"no proxy took it in 0\.5 s"):
+            with pytest.raises(BroadcastError, match=r"no broker took it in 0\.5 s"):
                 await asyncio.to_thread(publisher.publish, [("room", b"lost")])
             await until(lambda: "is lost: the connection broke" in caplog.text)
             joining = asyncio.create_task(backend.subscribe(["joined while it was away"]))
             assert not listener.gaps
-            proxy.start()
+            broker.start()
             await until(lambda: listener.gaps)
             assert {"room", "room 2"} <= listener.gaps[0].topics
             assert "given back" not in listener.gaps[0].topics
@@ -279,7 +280,7 @@ async def test_a_proxy_that_is_killed_and_comes_back(
     publisher.close()
 
 
-async def test_no_proxy_at_all(location: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_broker_at_all(location: str, caplog: pytest.LogCaptureFixture) -> None:
     class Impatient(Quick):
         answer_seconds = 0.1
 
@@ -295,12 +296,12 @@ async def test_no_proxy_at_all(location: str, caplog: pytest.LogCaptureFixture) 
             await asyncio.to_thread(publisher.publish, [("room", b"hi")])
         assert time.monotonic() - began >= 1.0
         assert (caught.value.action, caught.value.server) == ("broadcast", location)
-        await until(lambda: caplog.text.count("no proxy answers") >= 3)
+        await until(lambda: caplog.text.count("no broker answers") >= 3)
         refused = [message for message in caplog.messages if "refused at once" in message]
         assert len(refused) == 1  # and the publisher's is counted
-        assert caplog.text.count("no proxy answers") == len(caplog.messages) - 1
+        assert caplog.text.count("no broker answers") == len(caplog.messages) - 1
         assert not joining.done()
-        proxy = ProxyProcess(location)
+        broker = BrokerProcess(location)
         async with asyncio.timeout(SECONDS):
             await joining
         await backend.publish("room", b"1")
@@ -308,27 +309,27 @@ async def test_no_proxy_at_all(location: str, caplog: pytest.LogCaptureFixture) 
         assert await listener.receive(2) == [("room", b"1"), ("room", b"2")]
         await until(lambda: "is back, after" in caplog.text)
     publisher.close()
-    await asyncio.to_thread(proxy.stop)
+    await asyncio.to_thread(broker.stop)
 
 
 def test_the_time_that_publishing_may_take_is_the_contracts() -> None:
     assert ZeroMQBackend.publish_seconds == ZeroMQPublisher.publish_seconds == 5.0
 
 
-async def test_a_frozen_proxy(proxy: ProxyProcess, caplog: pytest.LogCaptureFixture) -> None:
-    publisher = QuickPublisher(proxy.location, "test:", {})
-    backend = Quick(proxy.location, "test:", {})
+async def test_a_frozen_broker(broker: BrokerProcess, caplog: pytest.LogCaptureFixture) -> None:
+    publisher = QuickPublisher(broker.location, "test:", {})
+    backend = Quick(broker.location, "test:", {})
     async with listening(backend, "room") as listener:
         await until(lambda: not backend._probes)  # it has come up
         caplog.clear()  # that may have taken long
-        proxy.signal(signal.SIGSTOP)
+        broker.signal(signal.SIGSTOP)
         with pytest.raises(BroadcastError):
             await backend.publish("room", b"?")
         with pytest.raises(BroadcastError):
             await asyncio.to_thread(publisher.publish, [("room", b"?")])
         await until(lambda: "is lost" in caplog.text)
         listener.gaps.clear()  # there is one where coming up took long
-        proxy.signal(signal.SIGCONT)
+        broker.signal(signal.SIGCONT)
         await until(lambda: listener.gaps)
         assert listener.gaps[0].topics == {"room"}
         await backend.publish("room", b"hi")
@@ -336,8 +337,8 @@ async def test_a_frozen_proxy(proxy: ProxyProcess, caplog: pytest.LogCaptureFixt
     publisher.close()
 
 
-async def test_a_frozen_proxy_that_is_killed_is_lost_once(
-    proxy: ProxyProcess, caplog: pytest.LogCaptureFixture
+async def test_a_frozen_broker_that_is_killed_is_lost_once(
+    broker: BrokerProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Counting(Quick):
         losses = 0
@@ -346,28 +347,28 @@ async def test_a_frozen_proxy_that_is_killed_is_lost_once(
             self.losses += 1
             super()._lose(reason)
 
-    backend = Counting(proxy.location, "test:", {})
+    backend = Counting(broker.location, "test:", {})
     async with listening(backend, "room") as listener:
         await until(lambda: not backend._probes)
-        proxy.signal(signal.SIGSTOP)
+        broker.signal(signal.SIGSTOP)
         await until(lambda: "it does not answer" in caplog.text)
         losses, said = backend.losses, caplog.text
-        await asyncio.to_thread(proxy.kill)
+        await asyncio.to_thread(broker.kill)
         await until(lambda: backend.losses > losses)
         assert "is lost" not in caplog.text.removeprefix(said)
         listener.gaps.clear()
-        proxy.start()
+        broker.start()
         await until(lambda: listener.gaps)
         assert listener.gaps[0].topics == {"room"}
 
 
-async def test_a_connection_that_breaks_while_the_proxy_stays(proxy: ProxyProcess) -> None:
+async def test_a_connection_that_breaks_while_the_broker_stays(broker: BrokerProcess) -> None:
     """As a firewall breaks it: what was published meanwhile is told as a gap."""
-    backend = Patient(proxy.location, "test:", {})
+    backend = Patient(broker.location, "test:", {})
     async with listening(backend, "room") as listener:
         await until(lambda: not backend._probes)  # it has come up
         listener.gaps.clear()  # there is one where that took long
-        broken = break_connections(f"{proxy.location}.sub".removeprefix("ipc://"))
+        broken = break_connections(f"{broker.location}.sub".removeprefix("ipc://"))
         assert broken == 1
         await until(lambda: listener.gaps)
         assert listener.gaps[0].topics == {"room"}
@@ -409,11 +410,11 @@ class Pausing(Patient):
 async def test_what_a_listener_does_not_read_is_dropped_counted_and_told(
     location: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(broker, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(broker_module, "PATIENCE_SECONDS", 0.2)
     options = {"high_water_mark": 10}
     messages = numbered(100, 100_000)
     stuck_backend = Pausing(location, "test:", options)
-    with running(location, 10) as proxy:
+    with running(location, 10) as broker:
         async with (
             listening(Patient(location, "test:", options), "room") as reader,
             listening(stuck_backend, "room") as stuck,
@@ -422,13 +423,13 @@ async def test_what_a_listener_does_not_read_is_dropped_counted_and_told(
             for topic, data in messages:
                 await reader.backend.publish(topic, data)
             assert await reader.receive(100) == messages  # nobody else loses anything
-            assert proxy.drops > 0
+            assert broker.drops > 0
             assert len([m for m in caplog.messages if "drops broadcasts" in m]) == 1
             assert not stuck.gaps
             stuck_backend.may_read.set()
             await until(lambda: stuck.gaps)
             assert stuck.gaps[0].topics == {"room"}
-            await until(lambda: reader.gaps)  # the proxy cannot know whose loss it was
+            await until(lambda: reader.gaps)  # the broker cannot know whose loss it was
             await reader.backend.publish("room", b"again")
             received = []
             while ("room", b"again") not in received:
@@ -436,11 +437,11 @@ async def test_what_a_listener_does_not_read_is_dropped_counted_and_told(
             assert 0 < len(received) < 100
             assert received[:-1] == messages[: len(received) - 1]
             stuck_backend.may_read.clear()
-            drops = proxy.drops
+            drops = broker.drops
             began = time.monotonic()
             await reader.backend.publish_many(messages)
-            assert proxy.drops > drops  # counted anew; the log says it once in ten seconds
-            assert time.monotonic() - began < broker.IMPATIENCE_SECONDS
+            assert broker.drops > drops  # counted anew; the log says it once in ten seconds
+            assert time.monotonic() - began < broker_module.IMPATIENCE_SECONDS
             assert len([m for m in caplog.messages if "drops broadcasts" in m]) == 1
             stuck_backend.may_read.set()
 
@@ -505,7 +506,7 @@ def test_closing_a_publisher_ends_what_is_under_way(location: str) -> None:
 
     def publish() -> None:
         try:
-            publisher.publish([("room", b"hi")])  # no proxy runs: it waits
+            publisher.publish([("room", b"hi")])  # no broker runs: it waits
         except BroadcastError as error:
             errors.append(error)
 
@@ -571,7 +572,7 @@ async def test_forked_children_connect_for_themselves(location: str) -> None:
 async def test_closing_a_backend_ends_what_is_under_way(location: str) -> None:
     backend = ZeroMQBackend(location, "test:", {})
     async with listening(backend):
-        publishing = asyncio.create_task(backend.publish("room", b"hi"))  # no proxy runs: it waits
+        publishing = asyncio.create_task(backend.publish("room", b"hi"))  # no broker runs: it waits
         await asyncio.sleep(0)
     async with asyncio.timeout(4):
         with pytest.raises(BroadcastError) as caught:
@@ -579,7 +580,7 @@ async def test_closing_a_backend_ends_what_is_under_way(location: str) -> None:
     assert isinstance(caught.value.__cause__, zmq.ZMQError)
 
 
-# The proxy
+# The broker
 
 
 @pytest.mark.parametrize(
@@ -643,8 +644,8 @@ async def test_what_could_be_connected_by_half_can_be_closed(location: str, whic
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
-async def test_a_probe_among_what_is_at_hand_confirms(proxy: ProxyProcess) -> None:
-    backend = ZeroMQBackend(proxy.location, "test:", {})
+async def test_a_probe_among_what_is_at_hand_confirms(broker: BrokerProcess) -> None:
+    backend = ZeroMQBackend(broker.location, "test:", {})
     await backend.connect()
     subscribing = asyncio.create_task(backend.subscribe(["room"]))
     try:
@@ -708,11 +709,11 @@ def test_a_prefix_and_a_topic_are_told_apart() -> None:
 async def test_a_request_of_another_version_is_not_answered(
     location: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    header = broker.REQUEST.pack(broker.VERSION, 1)
-    newer = broker.REQUEST.pack(broker.VERSION + 1, 1)
-    with running(location) as proxy, zmq.Context() as context:
+    header = broker_module.REQUEST.pack(broker_module.VERSION, 1)
+    newer = broker_module.REQUEST.pack(broker_module.VERSION + 1, 1)
+    with running(location) as broker, zmq.Context() as context:
         for wrong in ([b""], [b"hello"], [newer], [header, b"channel"], [header, b"a", b""]):
-            proxy._log_at = 0.0
+            broker._log_at = 0.0
             caplog.clear()
             with context.socket(zmq.DEALER) as stranger:
                 stranger.linger = 1000
@@ -725,37 +726,37 @@ async def test_a_request_of_another_version_is_not_answered(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_proxy(location: str, number: signal.Signals) -> None:
-    proxy = ProxyProcess(location)
+def test_a_signal_ends_the_broker(location: str, number: signal.Signals) -> None:
+    broker = BrokerProcess(location)
     publisher = ZeroMQPublisher(location, "test:", {})
     publisher.publish([("room", b"hi")])  # it serves
     publisher.close()
-    proxy.signal(number)
-    assert proxy.process.wait(SECONDS) == 0
+    broker.signal(number)
+    assert broker.process.wait(SECONDS) == 0
 
 
-def run_proxy(*arguments: str) -> str:
+def run_broker(*arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", PROXY, *arguments], capture_output=True, text=True, timeout=SECONDS
+        [sys.executable, "-m", BROKER, *arguments], capture_output=True, text=True, timeout=SECONDS
     )
     assert done.returncode == 1
     return done.stderr
 
 
-def test_a_proxy_without_an_address_says_how_to_call_it() -> None:
-    assert run_proxy() == f"usage: python -m {PROXY} LOCATION\n"
+def test_a_broker_without_an_address_says_how_to_call_it() -> None:
+    assert run_broker() == f"usage: python -m {BROKER} LOCATION\n"
 
 
-def test_a_proxy_at_no_address_says_so() -> None:
-    said = run_proxy("redis://:secret@localhost")
+def test_a_broker_at_no_address_says_so() -> None:
+    said = run_broker("redis://:secret@localhost")
     assert said.startswith("cannot serve: LOCATION is not an address for ZeroMQ: use ipc://")
     assert "secret" not in said
 
 
-def test_a_second_proxy_leaves_the_first_one_its_address(location: str, tcp: str) -> None:
+def test_a_second_broker_leaves_the_first_one_its_address(location: str, tcp: str) -> None:
     with running(location):
         for taken in (location, tcp):
-            assert run_proxy(taken).startswith(f"cannot serve at {taken}: Address already in use")
+            assert run_broker(taken).startswith(f"cannot serve at {taken}: Address already in use")
         publisher = ZeroMQPublisher(location, "test:", {})
         publisher.publish([("room", b"hi")])
         publisher.close()

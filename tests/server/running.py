@@ -104,7 +104,7 @@ class Runws:
         """All that were ever started."""
         return {
             *self.found(r"server process \[(\d+)\]"),
-            *self.found(r"Started the proxy.*\[(\d+)"),
+            *self.found(r"Started the broker.*\[(\d+)"),
         }
 
     @property

@@ -77,12 +77,12 @@ def test_broadcasts_reach_all_workers(server: Runws) -> None:
             assert [receive(each) for each in clients] == [number, number]
 
 
-def test_a_proxy_that_dies_is_replaced(server: Runws) -> None:
+def test_a_broker_that_dies_is_replaced(server: Runws) -> None:
     with ExitStack() as room:
         clients = members(server, room)
-        *_, proxy = server.found(r"Started the proxy for broadcasts \[(\d+)\]")
-        os.kill(proxy, signal.SIGKILL)
-        server.wait_for(f"The proxy for broadcasts [{proxy}] died (SIGKILL)")
+        *_, broker = server.found(r"Started the broker for broadcasts \[(\d+)\]")
+        os.kill(broker, signal.SIGKILL)
+        server.wait_for(f"The broker for broadcasts [{broker}] died (SIGKILL)")
 
         def is_heard(speaker: int, listener: int) -> bool:
             text = f'"by {speaker}"'
@@ -95,7 +95,7 @@ def test_a_proxy_that_dies_is_replaced(server: Runws) -> None:
             return True
 
         for pair in ((0, 1), (1, 0)):
-            until(partial(is_heard, *pair), "a broadcast through the new proxy", SECONDS)
+            until(partial(is_heard, *pair), "a broadcast through the new broker", SECONDS)
 
 
 def test_a_worker_that_is_killed_is_replaced(server: Runws) -> None:

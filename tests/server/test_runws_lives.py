@@ -97,7 +97,7 @@ def test_the_command_serves_with_its_defaults_and_ends_on_a_signal() -> None:
             assert client.protocol.extensions == []  # though the client offers compression
             client.send('"to myself"')
             assert receive(client) == "to myself"
-        assert "proxy" not in server.printed
+        assert "broker" not in server.printed
 
         server.signal(signal.SIGTTOU)
         server.wait_for("One worker is the least")
@@ -151,10 +151,10 @@ def test_options_reach_the_server() -> None:
         with server.connect() as client:
             receive(client)
             assert len(client.protocol.extensions) == 1
-        # Memory was asked for, so no proxy is started; that it does not do for two is told once.
+        # Memory was asked for, so no broker is started; that it does not do for two is told once.
         server.wait_for("Broadcasts stay in one worker")
         assert server.printed.count("Broadcasts stay in one worker") == 1
-        assert "proxy" not in server.printed
+        assert "broker" not in server.printed
     for line in ("GET /", "WebSocket", "connection"):
         assert line not in server.printed
 
@@ -187,7 +187,7 @@ def test_signals_that_are_repeated_postpone_nothing() -> None:
     assert "did not end in time: it is killed" in server.printed
 
 
-def test_workers_and_proxy_end_when_their_parent_dies(tmp_path: Path) -> None:
+def test_workers_and_broker_end_when_their_parent_dies(tmp_path: Path) -> None:
     environment = {"TMPDIR": str(tmp_path)}
     with Runws("--graceful-timeout", "0", workers=2, environment=environment) as server:
         [folder] = tmp_path.glob("django-ws-*")
@@ -310,16 +310,16 @@ def test_without_descriptors_it_goes_on_with_what_it_has() -> None:
         resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (used, before[1]))
         server.signal(signal.SIGHUP)
         server.wait_for("A worker could not be started ([Errno 24]", "the old workers stay")
-        [proxy] = server.found(r"Started the proxy for broadcasts \[(\d+)\]")
-        os.kill(proxy, signal.SIGKILL)
-        server.wait_for("The proxy for broadcasts could not be started ([Errno 24]")
+        [broker] = server.found(r"Started the broker for broadcasts \[(\d+)\]")
+        os.kill(broker, signal.SIGKILL)
+        server.wait_for("The broker for broadcasts could not be started ([Errno 24]")
         os.kill(first, signal.SIGKILL)
         untold = "A worker could not be started ([Errno 24] Too many open files): another attempt"
         server.wait_for(untold)
         assert server.get()["pid"] == second
         resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, before)
         assert second in server.wait_for_workers(2)
-        until(lambda: server.printed.count("Started the proxy") == 2, "a new proxy", SECONDS)
+        until(lambda: server.printed.count("Started the broker") == 2, "a new broker", SECONDS)
 
 
 @pytest.mark.parametrize(
@@ -360,13 +360,13 @@ def test_app_dir_is_where_the_application_is_looked_for(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "bare.py").write_text(BARE.replace("VERSION", "1"))
     command = ("-m", "django_ws.server", "bare:application", "--app-dir", str(folder))
-    # Two workers without Django: nobody asks for a proxy. And each serves one page.
+    # Two workers without Django: nobody asks for a broker. And each serves one page.
     limit = ("--limit-max-requests", "1")
     with Runws(*limit, command=command, workers=2, folder=tmp_path) as server:
         first = server.get()["pid"]
         server.wait_for(f"Worker [{first}] has ended")
         assert len(server.wait_for_workers()) == 2
-        assert "proxy" not in server.printed
+        assert "broker" not in server.printed
 
 
 @pytest.fixture

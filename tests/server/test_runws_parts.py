@@ -511,7 +511,7 @@ class TestProcesses:
             folder = Path(tempfile.mkdtemp())
             children = [
                 Child("worker", run, site, place(listener)),
-                Child("proxy", broker_process.serve, folder, 0.0),
+                Child("broker", broker_process.serve, folder, 0.0),
             ]
             for number in (*PARENTS_SIGNALS, *PARENTS_SIGNALS):
                 for child in children:
@@ -588,7 +588,7 @@ class TestProcesses:
         assert worker.child.fate == "SIGKILL"
         supervisor._look()
         assert supervisor.workers == []
-        supervisor._proxy.close()
+        supervisor._broker.close()
 
     def test_a_worker_that_is_told_to_stop_before_it_is_ready_has_its_time(self) -> None:
         supervisor = Supervisor("nowhere:application", Options(), [])
@@ -601,7 +601,7 @@ class TestProcesses:
         worker.child.process.join(30)
         supervisor._look()
         assert supervisor.workers == []
-        supervisor._proxy.close()
+        supervisor._broker.close()
 
     def test_routes_are_imported_before_the_first_request(
         self, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -636,11 +636,11 @@ class TestProcesses:
         assert [mine.recv() for _ in range(len(told) + 1)] == [*told, Report.READY]
         mine.close()
 
-    def test_the_proxy_outlives_its_parent_for_a_while(
+    def test_the_broker_outlives_its_parent_for_a_while(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-        serving = broker_process.BroadcastProxy(0.1)
+        serving = broker_process.BrokerProcess(0.1)
         assert serving.location is not None
         waiting = Child("waiting", wait_for_ever)
 
@@ -661,11 +661,11 @@ class TestProcesses:
         waiting.close()
         serving.close()
 
-    def test_a_proxy_whose_files_are_cleaned_up_is_replaced(
+    def test_a_broker_whose_files_are_cleaned_up_is_replaced(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-        serving = broker_process.BroadcastProxy(0.1)
+        serving = broker_process.BrokerProcess(0.1)
         serving.ask(Child("waiting", wait_for_ever))
 
         def is_ready() -> bool:
@@ -675,7 +675,7 @@ class TestProcesses:
         folder = serving._chosen_folder()
         folder.mkdir(mode=0o700)
         serving._has_folder = True
-        until(is_ready, "the proxy", SECONDS)
+        until(is_ready, "the broker", SECONDS)
         shutil.rmtree(folder)
         serving.look()
         assert "are gone: nobody reaches it any more" in caplog.text
@@ -686,7 +686,7 @@ class TestProcesses:
             return caplog.text
 
         until(lambda: looked() and folder.exists(), "another folder", SECONDS)
-        until(is_ready, "another proxy", SECONDS)
+        until(is_ready, "another broker", SECONDS)
         shutil.rmtree(folder)
         folder.mkdir(mode=0o777)  # by somebody else
         folder.chmod(0o777)
@@ -694,7 +694,7 @@ class TestProcesses:
         assert serving.child is None
         serving.close()
 
-    def test_without_a_temporary_folder_there_is_no_proxy(
+    def test_without_a_temporary_folder_there_is_no_broker(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         def none() -> str:
@@ -702,13 +702,13 @@ class TestProcesses:
 
         # The tests may run as root, who can write everywhere.
         monkeypatch.setattr(tempfile, "gettempdir", none)
-        assert broker_process.BroadcastProxy(0.1).location is None
+        assert broker_process.BrokerProcess(0.1).location is None
 
-    def test_a_proxy_that_cannot_be_started_is_tried_again(
+    def test_a_broker_that_cannot_be_started_is_tried_again(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
-        serving = broker_process.BroadcastProxy(0.1)
+        serving = broker_process.BrokerProcess(0.1)
         waiting = Child("waiting", wait_for_ever)
         serving.ask(waiting)
         with caplog.at_level(logging.ERROR, "uvicorn.error"):
@@ -726,18 +726,18 @@ class TestProcesses:
         serving.close()
         assert list((tmp_path / "gone").iterdir()) == []
 
-    def test_a_proxy_that_dies_again_and_again_is_waited_for(self) -> None:
-        serving = broker_process.BroadcastProxy(0.1)
+    def test_a_broker_that_dies_again_and_again_is_waited_for(self) -> None:
+        serving = broker_process.BrokerProcess(0.1)
         for _ in range(2):
-            serving.child = Child("proxy", end_with, 1)
+            serving.child = Child("broker", end_with, 1)
             serving.child.process.join(30)
             serving.look()
         assert serving.child is None
         assert 0 < serving.seconds_to_look[0] <= 1
         serving.close()
 
-    def test_without_pyzmq_there_is_no_proxy(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        serving = broker_process.BroadcastProxy(0.1)
+    def test_without_pyzmq_there_is_no_broker(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        serving = broker_process.BrokerProcess(0.1)
         assert serving.location is not None
         monkeypatch.setitem(sys.modules, "zmq", None)
         assert serving.location is None

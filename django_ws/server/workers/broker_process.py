@@ -1,4 +1,4 @@
-"""The ZeroMQ proxy that the server starts by itself, so that broadcasts reach all its workers.
+"""The ZeroMQ broker that the server starts by itself, so that broadcasts reach all its workers.
 
 It serves where ``WS_BROADCAST`` is not set and there is more than one worker. Its addresses lie
 in a folder that nobody else may enter, and that is made when the first worker asks for it.
@@ -33,7 +33,7 @@ from django_ws.server.workers.child import (
 logger = logging.getLogger("uvicorn.error")
 
 
-class BroadcastProxy:
+class BrokerProcess:
     """Started when a worker asks for it, and then again whenever it dies, until ``close``.
 
     ``seconds_after_parent``: how long it serves when its parent has died, since the workers still
@@ -63,7 +63,7 @@ class BroadcastProxy:
         return self._folder
 
     def ask(self, worker: Child) -> None:
-        """The worker is told to go on as soon as the proxy serves."""
+        """The worker is told to go on as soon as the broker serves."""
         self._is_asked_for = True
         self._waiting.append(worker)
 
@@ -75,7 +75,7 @@ class BroadcastProxy:
                 self._files = _files_in(self._chosen_folder())
             if self._is_ready and not self._files <= _files_in(self._chosen_folder()):
                 logger.error(
-                    "The files of the proxy for broadcasts in %s are gone: nobody reaches it any "
+                    "The files of the broker for broadcasts in %s are gone: nobody reaches it any "
                     "more",
                     self._chosen_folder(),
                 )
@@ -96,21 +96,21 @@ class BroadcastProxy:
             folder.mkdir(mode=0o700, exist_ok=self._has_folder)  # those of /tmp are cleaned up
             self._has_folder = True
             _check_owner(folder)
-            self.child = Child("proxy", serve, folder, self._seconds)
+            self.child = Child("broker", serve, folder, self._seconds)
         except OSError as error:
             pause = self._pauses.note_failure()
             logger.error(
-                "The proxy for broadcasts could not be started (%s): another attempt in %g s",
+                "The broker for broadcasts could not be started (%s): another attempt in %g s",
                 error,
                 pause,
             )
         else:
-            logger.info("Started the proxy for broadcasts [%s]", self.child.pid)
+            logger.info("Started the broker for broadcasts [%s]", self.child.pid)
 
     def _bury(self, child: Child) -> None:
         pause = self._pauses.note_death(child)
         logger.error(
-            "The proxy for broadcasts [%s] died (%s), a new one is started%s",
+            "The broker for broadcasts [%s] died (%s), a new one is started%s",
             child.pid,
             child.fate,
             f" in {pause:g} s" if pause else "",
@@ -159,16 +159,16 @@ def serve(pipe: Connection, folder: Path, seconds_after_parent: float) -> None:
     for number in (signal.SIGTERM, *PARENTS_SIGNALS):
         signal.signal(number, signal.SIG_IGN)
     release_signals()
-    from django_ws.pubsub.backends.zeromq.broker import Proxy  # where pyzmq is installed alone
+    from django_ws.pubsub.backends.zeromq.broker import Broker  # where pyzmq is installed alone
 
-    proxy = Proxy(_address(folder))
+    broker = Broker(_address(folder))
 
     def outlive_parent() -> None:
         pipe.poll(None)  # nothing is ever sent: this is its end
         time.sleep(seconds_after_parent)
-        proxy.stop()
+        broker.stop()
 
     threading.Thread(target=outlive_parent, name="parent", daemon=True).start()
     pipe.send(Report.READY)
-    proxy.run()
+    broker.run()
     shutil.rmtree(folder, ignore_errors=True)  # nobody else is left to do it

@@ -39,7 +39,7 @@ def is_starting() -> bool:
 class Order(StrEnum):
     """From the supervisor. The end of the pipe means that it has died."""
 
-    GO_ON = "go on"  # the proxy serves
+    GO_ON = "go on"  # the broker serves
     STOP = "stop"  # gently; again is no harm
     HAND_OVER = "hand over"  # stop gently, and leave new connections to the other workers
     STOP_AT_ONCE = "stop at once"
@@ -48,7 +48,7 @@ class Order(StrEnum):
 class Report(StrEnum):
     """To the supervisor."""
 
-    NEEDS_PROXY = "needs the proxy"  # and waits for GO_ON
+    NEEDS_BROKER = "needs the broker"  # and waits for GO_ON
     IS_ALONE = "is alone"  # its broadcasts reach no other worker
     READY = "ready"
     EXPLAINS = "explains"  # it cannot serve the site, and answers so; with --reload alone

@@ -33,7 +33,7 @@ class Site:
 
     application: str  # "package.module:name"
     options: Options
-    proxy: str | None = None  # where broadcasts go if WS_BROADCAST is not set
+    broker: str | None = None  # where broadcasts go if WS_BROADCAST is not set
 
 
 class CannotImport(Exception):
@@ -45,10 +45,10 @@ def prepared(site: Site, when_imported: Callable[[], None] = lambda: None) -> uv
 
     ``when_imported`` is called when Django's settings are known.
     """
-    if site.proxy is None:
-        os.environ.pop(conf.PROXY_VARIABLE, None)
+    if site.broker is None:
+        os.environ.pop(conf.BROKER_VARIABLE, None)
     else:
-        os.environ[conf.PROXY_VARIABLE] = site.proxy
+        os.environ[conf.BROKER_VARIABLE] = site.broker
     try:
         try:
             application = imported(site.application)

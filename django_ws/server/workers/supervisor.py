@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Any
 
 from django_ws.server.options import Options
-from django_ws.server.workers.broker_process import BroadcastProxy
+from django_ws.server.workers.broker_process import BrokerProcess
 from django_ws.server.workers.child import Child, Order, Pauses, Report, pipe_from_child
 from django_ws.server.workers.file_changes import Changes
 from django_ws.server.workers.heartbeat import LOOK_SECONDS, Turns
@@ -88,7 +88,7 @@ class Supervisor:
         self._hang_seconds = 0.0 if changes is not None else options.hang_timeout
         self._looked_at = 0.0
         self._graceful_seconds = options.graceful_timeout + options.late_seconds
-        self._proxy = BroadcastProxy(self._graceful_seconds)
+        self._broker = BrokerProcess(self._graceful_seconds)
         self._pauses = Pauses()
         self._generation = 0
         self._has_served = self._has_warned = False
@@ -125,7 +125,7 @@ class Supervisor:
         finally:
             for worker in self.workers:  # after an error alone; Python would wait for them
                 worker.child.kill()
-            self._proxy.close()
+            self._broker.close()
             signal.set_wakeup_fd(-1)
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -179,7 +179,7 @@ class Supervisor:
     # What the workers do.
 
     def _look(self) -> None:
-        self._proxy.look()
+        self._broker.look()
         if self._changes is not None and (files := self._changes.take()):
             self._reload(files)
         now = time.monotonic()
@@ -230,9 +230,9 @@ class Supervisor:
 
     def _hear(self, worker: Worker, report: Report) -> None:
         match report:
-            case Report.NEEDS_PROXY:
-                self._proxy.ask(worker.child)
-                self._proxy.look()
+            case Report.NEEDS_BROKER:
+                self._broker.ask(worker.child)
+                self._broker.look()
             case Report.IS_ALONE:
                 worker.is_alone = True
                 self._warn_of_solitude()
@@ -321,8 +321,8 @@ class Supervisor:
 
     def _new_worker(self) -> Worker:
         """Raises ``OSError``, and leaves nothing behind, where it cannot be started."""
-        proxy = self._proxy.location if self.target > 1 else None
-        site = Site(self._application, self._options, proxy)
+        broker = self._broker.location if self.target > 1 else None
+        site = Site(self._application, self._options, broker)
         with ExitStack() as undo:
             row = self._table.take()
             undo.callback(self._table.give_back, row)
@@ -359,13 +359,13 @@ class Supervisor:
     def _waitables(self) -> list[Any]:
         children = [each for worker in self.workers for each in worker.child.waitables()]
         changes = [self._changes.woken] if self._changes is not None else []
-        return [*children, *self._proxy.waitables(), *changes]
+        return [*children, *self._broker.waitables(), *changes]
 
     def _seconds_to_look(self) -> float | None:
         """Until something is due that nobody tells of. None: never."""
         now = time.monotonic()
         due = [worker.kill_at - now for worker in self.workers]
-        due += self._proxy.seconds_to_look
+        due += self._broker.seconds_to_look
         if self._hang_seconds:
             due.append(self._looked_at + LOOK_SECONDS - now)
         if self._pauses.left:

@@ -37,7 +37,7 @@ from django_ws.threads import stalls
 
 logger = logging.getLogger("uvicorn.error")
 
-PROXY_SECONDS = 20.0  # to wait for the proxy; then it is served without
+BROKER_SECONDS = 20.0  # to wait for the broker; then it is served without
 CUT_OFF_SECONDS = 2.0  # without its backend, until others are left what comes
 HANDSHAKE_SECONDS = 3.0  # for handshakes that are under way when others take what comes
 
@@ -167,9 +167,9 @@ class Line:
         except OSError:
             logger.debug("the parent has gone")
 
-    def ask_for_proxy(self) -> None:
-        self.tell(Report.NEEDS_PROXY)
-        self._may_go_on.wait(PROXY_SECONDS)
+    def ask_for_broker(self) -> None:
+        self.tell(Report.NEEDS_BROKER)
+        self._may_go_on.wait(BROKER_SECONDS)
 
     def _read(self) -> None:
         try:
@@ -231,8 +231,8 @@ def tell_of_broadcasts(site: Site, line: Line) -> None:
     if not settings.configured:
         return  # an application without Django
     broadcast = conf.get().ws_broadcast
-    if site.proxy and any(config.location == site.proxy for config in broadcast.values()):
-        line.ask_for_proxy()
+    if site.broker and any(config.location == site.broker for config in broadcast.values()):
+        line.ask_for_broker()
     elif any(
         issubclass(backend_class(alias, config), MemoryBackend)
         for alias, config in broadcast.items()

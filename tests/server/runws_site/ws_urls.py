@@ -23,7 +23,7 @@ class Room(WebSocketHandler):
         await self.send({"pid": os.getpid()})
 
     async def on_message(self, message: Any) -> None:
-        with suppress(BroadcastError):  # the proxy may have been killed just now
+        with suppress(BroadcastError):  # the broker may have been killed just now
             await self.broadcast("room", message)
 
 

@@ -1,10 +1,10 @@
-"""Reaches the processes of one machine, or of a few, without a broker to install.
+"""Reaches the processes of one machine, or of a few, with a small broker that comes with it.
 
-``LOCATION`` is the address of the forwarding proxy (``zeromq_proxy``), which all share:
+``LOCATION`` is the address of the broker, which all processes share:
 ``ipc:///run/mysite/ws`` on one machine, ``tcp://10.0.0.5:5555`` (and the next port) between
 machines. ``OPTIONS``: ``high_water_mark``, the messages that may wait in each connection (1000).
 
-ZeroMQ alone confirms nothing. So the proxy acknowledges each request of a publisher, and a
+ZeroMQ alone confirms nothing. So the broker acknowledges each request of a publisher, and a
 subscription counts once a probe, published to it, has come back.
 """
 
@@ -31,7 +31,7 @@ try:
     import zmq
     from zmq.utils.monitor import parse_monitor_message
 
-    from django_ws.pubsub.backends.zeromq import broker as proxy
+    from django_ws.pubsub.backends.zeromq import broker
     from django_ws.pubsub.backends.zeromq.publisher import (
         LENGTH,
         Socket,
@@ -65,7 +65,7 @@ class _Probe:
     def __init__(self, channels: Iterable[bytes]) -> None:
         self.missing = set(channels)
         self.back: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.drops: int | None = None  # in the proxy, when the first one passed it
+        self.drops: int | None = None  # in the broker, when the first one passed it
 
     def is_done_with(self, channel: bytes) -> None:
         self.missing.discard(channel)
@@ -74,12 +74,12 @@ class _Probe:
 
 
 class ZeroMQBackend(Backend):
-    """Listens to the proxy; asks it whether it is there; and tells what may have been missed."""
+    """Listens to the broker; asks it whether it is there; and tells what may have been missed."""
 
     sync_publisher = ZeroMQPublisher
     publish_seconds = base.PUBLISH_SECONDS
     heartbeat_seconds = 5.0
-    answer_seconds = 5.0  # a proxy that does not answer for so long counts as gone
+    answer_seconds = 5.0  # a broker that does not answer for so long counts as gone
     probe_seconds = 0.05  # before the second probe; doubled up to a second
 
     def __init__(self, location: Any, prefix: str, options: Mapping[str, Any]) -> None:
@@ -95,9 +95,9 @@ class ZeroMQBackend(Backend):
         self._probes: dict[bytes, _Probe] = {}
         self._gaps: deque[Gap] = deque()
         self._given = 0  # since the event loop could turn
-        self._drops = 0  # of the proxy, when the last heartbeat passed it
+        self._drops = 0  # of the broker, when the last heartbeat passed it
         self._is_away = self._is_closed = False
-        self._heard_at: float | None = None  # when the proxy was there last
+        self._heard_at: float | None = None  # when the broker was there last
         self._seconds = base.publish_seconds_of(options, self.publish_seconds)
         self._breaker = Breaker(str(location))
         self._sender = Sender()
@@ -156,7 +156,7 @@ class ZeroMQBackend(Backend):
         while (drops := await self._confirm_all(patience)) is None:
             self._is_away = True
             logger.error(
-                "no proxy answers at %s for %.0f s: broadcasts of other processes do not "
+                "no broker answers at %s for %.0f s: broadcasts of other processes do not "
                 "arrive. Is it running?",
                 self.server,
                 time.monotonic() - began,
@@ -166,7 +166,7 @@ class ZeroMQBackend(Backend):
         self._heard_at = time.monotonic()  # also before its first heartbeat
         if self._is_away:
             logger.warning(
-                "the proxy at %s is back, after %.1f s", self.server, time.monotonic() - began
+                "the broker at %s is back, after %.1f s", self.server, time.monotonic() - began
             )
         self._is_away = False
         self._breaker.probe_soon()
@@ -174,7 +174,7 @@ class ZeroMQBackend(Backend):
         self._missed.clear()
 
     async def _confirm_all(self, patience: float) -> int | None:
-        """How often the proxy has dropped something; None where it does not answer, or is lost
+        """How often the broker has dropped something; None where it does not answer, or is lost
         again meanwhile.
         """
         self._lost.clear()
@@ -182,7 +182,7 @@ class ZeroMQBackend(Backend):
         return None if self._lost.is_set() else drops
 
     async def _beat(self) -> None:
-        """Ask, and check the answer, until the proxy is lost."""
+        """Ask, and check the answer, until the broker is lost."""
         while not self._lost.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(self.heartbeat_seconds):
@@ -193,15 +193,15 @@ class ZeroMQBackend(Backend):
                 continue
             self._heard_at = time.monotonic()
             if drops != self._drops:
-                # Perhaps it was another's loss: the proxy cannot know. Whatever this one lost was
-                # published before the heartbeat passed the proxy; later losses count anew.
+                # Perhaps it was another's loss: the broker cannot know. Whatever this one lost was
+                # published before the heartbeat passed the broker; later losses count anew.
                 self._drops = drops
                 self._tell(self._confirmed)
 
     def _lose(self, reason: str) -> None:
         if not self._is_away:
             self._is_away = True
-            logger.warning("the proxy at %s is lost: %s", self.server, reason)
+            logger.warning("the broker at %s is lost: %s", self.server, reason)
         self._missed |= self._confirmed
         self._confirmed.clear()
         self._lost.set()
@@ -244,7 +244,7 @@ class ZeroMQBackend(Backend):
     async def _probe(self, channels: Collection[bytes], patience: float = math.inf) -> int | None:
         """Returns when something published to each channel has come back; tries again and again.
 
-        The result: how often the proxy had dropped when the first of them passed it; None where
+        The result: how often the broker had dropped when the first of them passed it; None where
         they were not all back after ``patience``, in seconds.
         """
         if not channels:
@@ -322,7 +322,7 @@ class ZeroMQBackend(Backend):
     def _read_answers(self) -> None:
         with suppress(zmq.Again):
             while True:
-                [number] = proxy.ANSWER.unpack(self._dealer.recv(zmq.NOBLOCK))
+                [number] = broker.ANSWER.unpack(self._dealer.recv(zmq.NOBLOCK))
                 answer = self._answers.get(number)
                 if answer and not answer.done():
                     answer.set_result(None)
@@ -370,10 +370,10 @@ class ZeroMQBackend(Backend):
         return Gap(frozenset([topic])) if message is None else (topic, message)
 
     def _arrived(self, channel: bytes, token: bytes) -> None:
-        probe = self._probes.get(token[: -proxy.DROPS.size])
+        probe = self._probes.get(token[: -broker.DROPS.size])
         if probe:
             if probe.drops is None:
-                [probe.drops] = proxy.DROPS.unpack(token[-proxy.DROPS.size :])
+                [probe.drops] = broker.DROPS.unpack(token[-broker.DROPS.size :])
             probe.is_done_with(channel)
             if channel in self._topics:
                 self._confirmed.add(channel)

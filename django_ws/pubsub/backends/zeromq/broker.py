@@ -1,4 +1,4 @@
-"""The proxy between the processes that use ``ZeroMQBackend``: it takes, acknowledges, forwards.
+"""The broker between the processes that use ``ZeroMQBackend``: it takes, acknowledges, forwards.
 
 Start one for each ``LOCATION``: ``python -m django_ws.pubsub.backends.zeromq LOCATION``.
 It binds two addresses: ``LOCATION`` itself, where it takes what is published, and one beside it,
@@ -27,7 +27,7 @@ VERSION = 1
 REQUEST = struct.Struct("!BQ")  # the version, the publisher's number for the request
 ANSWER = struct.Struct("!Q")  # that number
 PUBLICATION = 3  # frames: channel, token (empty but for probes), data
-DROPS = struct.Struct("!Q")  # how often the proxy began to drop, behind the token of a probe
+DROPS = struct.Struct("!Q")  # how often the broker began to drop, behind the token of a probe
 
 HIGH_WATER_MARK = 1000  # messages that wait for each connection, in each direction
 PATIENCE_SECONDS = 1.0  # a listener that is full holds up the others for so long,
@@ -37,7 +37,7 @@ MAX_IPC_BYTES = 107  # the system's limit for the path of a socket
 
 
 def addresses(location: Any) -> tuple[str, str]:
-    """Where the proxy takes, and where it gives out. Raises ``ValueError`` for no address."""
+    """Where the broker takes, and where it gives out. Raises ``ValueError`` for no address."""
     if isinstance(location, str):
         if (path := location.removeprefix("ipc://")) != location and path:
             if len(f"{path}.sub".encode()) > MAX_IPC_BYTES:
@@ -66,7 +66,7 @@ def set_up(zmq_socket: zmq.Socket[Any], high_water_mark: int) -> None:
 
 
 def _check_free(address: str) -> None:
-    """ZeroMQ would take an ``ipc://`` address away from a proxy that serves there."""
+    """ZeroMQ would take an ``ipc://`` address away from a broker that serves there."""
     path = address.removeprefix("ipc://")
     if path != address and not path.startswith("@"):  # those have no file
         with socket.socket(socket.AF_UNIX) as visitor:
@@ -74,7 +74,7 @@ def _check_free(address: str) -> None:
                 raise zmq.ZMQError(zmq.EADDRINUSE)
 
 
-class Proxy:
+class Broker:
     """``run`` serves until ``stop``. Raises ``zmq.ZMQError`` if an address cannot be bound.
 
     For one process or thread; only ``stop`` may be called from others.
@@ -140,7 +140,7 @@ class Proxy:
         header, *frames = request or [b""]
         is_known = len(header) == REQUEST.size and header[0] == VERSION
         if not is_known or len(frames) % PUBLICATION:
-            self._log("the proxy at %s was sent what is no request of its version", self.location)
+            self._log("the broker at %s was sent what is no request of its version", self.location)
             return
         for begin in range(0, len(frames), PUBLICATION):
             self._forward(frames[begin : begin + PUBLICATION])
@@ -163,7 +163,7 @@ class Proxy:
             self._xpub.xpub_nodrop = True
             self.drops += 1
             self._log(
-                "the proxy at %s drops broadcasts, for the %d. time: a listener does not read "
+                "the broker at %s drops broadcasts, for the %d. time: a listener does not read "
                 "(its event loop is blocked, or it is too slow)",
                 self.location,
                 self.drops,
@@ -183,14 +183,14 @@ def main(arguments: list[str]) -> None:
 
     logging.basicConfig(format="%(levelname)s %(message)s")
     try:
-        proxy = Proxy(arguments[0])
+        broker = Broker(arguments[0])
     except ValueError as error:
         sys.exit(f"cannot serve: {error}")
     except zmq.ZMQError as error:
         sys.exit(f"cannot serve at {arguments[0]}: {error}")
     # A handler alone is not enough: it would not run before the next broadcast, where the signal
     # comes just before the wait.
-    signal.set_wakeup_fd(proxy.stopping.fileno())
+    signal.set_wakeup_fd(broker.stopping.fileno())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    proxy.run()
+    broker.run()

@@ -1,4 +1,4 @@
-"""Publishing through ZeroMQ's proxy from sync code, in any thread; and the connections to it."""
+"""Publishing through ZeroMQ's broker from sync code, in any thread; and the connections to it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from django_ws.pubsub.backends import base
 from django_ws.pubsub.backends.base import SyncPublisher, channel_of
 from django_ws.pubsub.backends.breaker import Breaker, NotTried
 from django_ws.pubsub.backends.sequence import Sender
-from django_ws.pubsub.backends.zeromq import broker as proxy
+from django_ws.pubsub.backends.zeromq import broker
 
 Socket = zmq.Socket[bytes]
 Context = zmq.Context[Socket]
@@ -35,23 +35,23 @@ def sized_channel_of(prefix: str, topic: str) -> bytes:
 
 
 def check(location: Any, options: Mapping[str, Any]) -> tuple[str, str]:
-    """The proxy's two addresses. Raises ``ValueError`` for what cannot be used."""
+    """The broker's two addresses. Raises ``ValueError`` for what cannot be used."""
     if unknown := options.keys() - {"high_water_mark", "publish_timeout"}:
         raise ValueError(
             f"OPTIONS for ZeroMQ: unknown {', '.join(sorted(map(repr, unknown)))}. They may have "
             "high_water_mark and publish_timeout."
         )
-    mark = options.get("high_water_mark", proxy.HIGH_WATER_MARK)
+    mark = options.get("high_water_mark", broker.HIGH_WATER_MARK)
     if type(mark) is not int or not 1 <= mark <= MAX_HIGH_WATER_MARK:
         raise ValueError(
             f"OPTIONS for ZeroMQ: high_water_mark is {mark!r}. Give a number of messages, for "
-            f"example {proxy.HIGH_WATER_MARK}."
+            f"example {broker.HIGH_WATER_MARK}."
         )
-    return proxy.addresses(location)
+    return broker.addresses(location)
 
 
 def request(number: int, publications: Iterable[Sequence[bytes]]) -> list[bytes]:
-    header = proxy.REQUEST.pack(proxy.VERSION, number)
+    header = broker.REQUEST.pack(broker.VERSION, number)
     return [header, *(frame for publication in publications for frame in publication)]
 
 
@@ -81,12 +81,12 @@ class _Inherited(zmq.Socket[bytes]):
 
 
 def dealer(context: Context, location: str, options: Mapping[str, Any]) -> Socket:
-    """A connection that publishes: to the proxy, and acknowledgements back."""
+    """A connection that publishes: to the broker, and acknowledgements back."""
     socket = context.socket(zmq.DEALER, socket_class=_Inherited)
     try:
         set_up(socket, options)
-        socket.immediate = True  # nothing waits for a proxy that may come hours later
-        socket.connect(proxy.addresses(location)[0])
+        socket.immediate = True  # nothing waits for a broker that may come hours later
+        socket.connect(broker.addresses(location)[0])
     except BaseException:
         socket.close()  # otherwise the end of the context would wait for it
         raise
@@ -94,12 +94,12 @@ def dealer(context: Context, location: str, options: Mapping[str, Any]) -> Socke
 
 
 def set_up(socket: Socket, options: Mapping[str, Any]) -> None:
-    proxy.set_up(socket, options.get("high_water_mark", proxy.HIGH_WATER_MARK))
+    broker.set_up(socket, options.get("high_water_mark", broker.HIGH_WATER_MARK))
 
 
 def not_taken(location: Any, seconds: float) -> BroadcastError:
     return BroadcastError(
-        "broadcast", str(location), f"no proxy took it in {seconds:g} s: is one running there?"
+        "broadcast", str(location), f"no broker took it in {seconds:g} s: is one running there?"
     )
 
 
@@ -136,7 +136,7 @@ class _Pool:
 
 
 class ZeroMQPublisher(SyncPublisher):
-    """Each ``publish`` has a connection for itself, and returns when the proxy has answered."""
+    """Each ``publish`` has a connection for itself, and returns when the broker has answered."""
 
     publish_seconds = base.PUBLISH_SECONDS
 
