@@ -609,7 +609,7 @@ async def _(it: Floods) -> None:
         pass
     with sender.call() as new:
         pass
-    found = sequence.Arrivals("redis")
+    found = sequence.Receiver("redis")
     assert found.read(new + b"new") == b"new"
     for _ in range(MANY):
         assert found.read(old + b"old") is None

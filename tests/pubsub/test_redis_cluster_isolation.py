@@ -133,7 +133,7 @@ async def test_what_a_node_has_taken_while_it_lost_contact_is_an_error(
         await publish()
         assert isinstance(there.backend, ClusterBackend)
         address = ("127.0.0.1", node.port)
-        asked = publisher._ways[address] if is_sync else there.backend._outlets[address]
+        asked = publisher._node_pools[address] if is_sync else there.backend._connections[address]
         name = "contact" if is_sync else "_contact"
         # It has been isolated for long, and this is what it has said before.
         cluster.isolate(node)

@@ -20,7 +20,7 @@ from redis.crc import key_slot
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends.base import Gap, SyncPublisher
 from django_ws.pubsub.backends.redis import RedisPublisher
-from django_ws.pubsub.backends.sequence import HEAD, Arrivals, Sender, order_of_gap
+from django_ws.pubsub.backends.sequence import HEAD, Receiver, Sender, order_of_gap
 from django_ws.pubsub.backends.zeromq import ZeroMQBackend, ZeroMQPublisher
 from django_ws.pubsub.backends.zeromq.publisher import (
     dealer,
@@ -42,87 +42,87 @@ def sent(sender: Sender, message: bytes) -> bytes:
 
 
 def test_messages_in_order_pass_unchanged() -> None:
-    sender, arrivals = Sender(), Arrivals("here")
+    sender, receiver = Sender(), Receiver("here")
     for n in range(5):
-        assert arrivals.read(sent(sender, b"%d" % n)) == b"%d" % n
+        assert receiver.read(sent(sender, b"%d" % n)) == b"%d" % n
     with sender.call() as head:  # several in one call
-        assert [arrivals.read(head + data) for data in (b"a", b"", b"b")] == [b"a", b"", b"b"]
+        assert [receiver.read(head + data) for data in (b"a", b"", b"b")] == [b"a", b"", b"b"]
 
 
 def test_one_whose_call_had_ended_before_a_newer_one_began_is_late(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    sender, arrivals = Sender(), Arrivals("here")
+    sender, receiver = Sender(), Receiver("here")
     first, late, newer = (sent(sender, each) for each in (b"first", b"late", b"newer"))
-    assert arrivals.read(first) == b"first"
-    assert arrivals.read(newer) == b"newer"
-    assert arrivals.read(late) is None
-    assert arrivals.read(sent(sender, b"newest")) == b"newest"
+    assert receiver.read(first) == b"first"
+    assert receiver.read(newer) == b"newer"
+    assert receiver.read(late) is None
+    assert receiver.read(sent(sender, b"newest")) == b"newest"
     (line,) = caplog.messages
     assert "here was dropped: it came after newer ones of its publisher" in line
 
 
 def test_calls_that_run_at_the_same_time_have_no_order() -> None:
-    sender, arrivals = Sender(), Arrivals("here")
+    sender, receiver = Sender(), Receiver("here")
     with sender.call() as slow:
         quick = [sent(sender, b"%d" % n) for n in range(3)]
-        assert [arrivals.read(each) for each in quick] == [b"0", b"1", b"2"]
-        assert arrivals.read(slow + b"slow") == b"slow"
+        assert [receiver.read(each) for each in quick] == [b"0", b"1", b"2"]
+        assert receiver.read(slow + b"slow") == b"slow"
     after = sent(sender, b"after")
-    assert arrivals.read(after) == b"after"
-    assert arrivals.read(quick[0]) is None
+    assert receiver.read(after) == b"after"
+    assert receiver.read(quick[0]) is None
 
 
 def test_publishers_have_no_order_among_them() -> None:
-    one, two, arrivals = Sender(), Sender(), Arrivals("here")
+    one, two, receiver = Sender(), Sender(), Receiver("here")
     old = sent(one, b"old")
     for _ in range(3):
-        assert arrivals.read(sent(two, b"new")) == b"new"
-    assert arrivals.read(old) == b"old"
+        assert receiver.read(sent(two, b"new")) == b"new"
+    assert receiver.read(old) == b"old"
 
 
 def test_an_order_of_a_gap_is_no_message() -> None:
-    sender, arrivals = Sender(), Arrivals("here")
+    sender, receiver = Sender(), Receiver("here")
     with sender.call() as head:
-        assert arrivals.read(order_of_gap(head)) is None
-        assert arrivals.read(head + b"message") == b"message"
-        assert arrivals.read(order_of_gap(head)) is None
+        assert receiver.read(order_of_gap(head)) is None
+        assert receiver.read(head + b"message") == b"message"
+        assert receiver.read(order_of_gap(head)) is None
 
 
 @given(st.binary(max_size=60).filter(lambda data: data[:1] not in (b"\x01", b"\x02")))
 def test_what_something_else_has_published_is_given_as_it_is(data: bytes) -> None:
-    assert Arrivals("here").read(data) == data
+    assert Receiver("here").read(data) == data
 
 
 @pytest.mark.parametrize("size", range(HEAD.size))
 def test_what_only_begins_like_a_head_is_given_as_it_is(size: int) -> None:
     with Sender().call() as head:
-        assert Arrivals("here").read(head[:size]) == head[:size]
+        assert Receiver("here").read(head[:size]) == head[:size]
 
 
 def test_only_so_many_publishers_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Arrivals, "MAX_SENDERS", 4)
-    arrivals = Arrivals("here")
+    monkeypatch.setattr(Receiver, "MAX_SENDERS", 4)
+    receiver = Receiver("here")
     senders = [Sender() for _ in range(10)]
     late = [sent(sender, b"late") for sender in senders]
     for sender in senders:
-        assert arrivals.read(sent(sender, b"x")) == b"x"
-        assert len(arrivals._oldest) <= 4
-    assert arrivals.read(late[-1]) is None  # the last ones are remembered
-    assert arrivals.read(late[0]) == b"late"
+        assert receiver.read(sent(sender, b"x")) == b"x"
+        assert len(receiver._oldest) <= 4
+    assert receiver.read(late[-1]) is None  # the last ones are remembered
+    assert receiver.read(late[0]) == b"late"
 
 
 @given(st.lists(st.integers(0, 3), max_size=40))
 def test_nothing_that_one_server_has_taken_is_ever_late(turns: list[int]) -> None:
     """Four threads publish: each turn begins or ends a call, and the server takes it in between."""
-    sender, arrivals = Sender(), Arrivals("here")
+    sender, receiver = Sender(), Receiver("here")
     with ExitStack() as stack:
         running: dict[int, tuple[ExitStack, bytes]] = {}
         numbers = count()
         for thread in turns:
             if thread in running:
                 call, message = running.pop(thread)
-                assert arrivals.read(message) is not None
+                assert receiver.read(message) is not None
                 call.close()
             else:
                 call = stack.enter_context(ExitStack())

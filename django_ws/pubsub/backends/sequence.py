@@ -65,7 +65,7 @@ def order_of_gap(head: bytes) -> bytes:
     return GAP + head[1:]
 
 
-class Arrivals:
+class Receiver:
     """Reads what one server sends, in its order.
 
     A message is late when a newer one has come before it: one of the same publisher whose call

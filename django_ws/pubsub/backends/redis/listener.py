@@ -18,7 +18,7 @@ from django_ws.pubsub.backends.base import Gap, Received, channel_of
 from django_ws.pubsub.backends.redis.connection import abort
 from django_ws.pubsub.backends.redis.outage import Outage
 from django_ws.pubsub.backends.redis.replies import replies_of, send
-from django_ws.pubsub.backends.sequence import Arrivals
+from django_ws.pubsub.backends.sequence import Receiver
 
 
 class Look(NamedTuple):
@@ -70,7 +70,7 @@ class Listener:
         self._unanswered: set[bytes] = set()  # SUBSCRIBEs without an answer
         self._owed = 0  # answers, one for each channel of the last commands
         # What came in:
-        self._arrivals = Arrivals(server)
+        self._receiver = Receiver(server)
         self._heard_at: float | None = None
         self._waiting: deque[Received] = deque()
         self._size = 0  # bytes read since the stream was empty
@@ -188,7 +188,7 @@ class Listener:
             raise errors.exceptions[0] from None
 
     async def _read(self, connection: Any) -> None:
-        waiting, names, read = self._waiting, self._names, self._arrivals.read
+        waiting, names, read = self._waiting, self._names, self._receiver.read
         async for replies, size in replies_of(connection):
             self._heard.set()
             self._heard_at = time.monotonic()

@@ -25,7 +25,7 @@ from django_ws.pubsub.backends.sequence import Sender
 __all__ = ["ClusterBackend", "ClusterPublisher"]
 
 
-class _Outlet:
+class _NodeConnection:
     """The connection that publishes to one node, for one caller at a time."""
 
     def __init__(self, node: Node, nodes: Nodes) -> None:
@@ -148,9 +148,9 @@ class ClusterBackend(ListeningBackend[ClusterListener]):
         super().__init__(location, prefix, options)
         self._nodes = Nodes(location, options)
         self._site = site_of(prefix)
-        self._outlets: dict[Node, _Outlet] = {}
+        self._connections: dict[Node, _NodeConnection] = {}
         self._listener = ClusterListener(
-            self._nodes, self._site, lambda node: self._outlet(node).contact()
+            self._nodes, self._site, lambda node: self._connection_to(node).contact()
         )
         self._asking = asyncio.Lock()
         self._sender = Sender()
@@ -164,8 +164,8 @@ class ClusterBackend(ListeningBackend[ClusterListener]):
 
     async def close(self) -> None:
         await self._listener.close()
-        for outlet in list(self._outlets.values()):
-            await outlet.close()  # what is being published now is handed over
+        for connection in list(self._connections.values()):
+            await connection.close()  # what is being published now is handed over
 
     async def publish_many(self, messages: Sequence[tuple[str, bytes]]) -> None:
         """No message is ever sent twice, unless its node has refused it."""
@@ -195,13 +195,15 @@ class ClusterBackend(ListeningBackend[ClusterListener]):
     async def _publish(self, delivery: Delivery) -> None:
         """One round."""
         batches = delivery.begin_round()
-        rounds = [self._outlet(node).publish(delivery, batch) for node, batch in batches.items()]
+        rounds = [
+            self._connection_to(node).publish(delivery, batch) for node, batch in batches.items()
+        ]
         if len(rounds) == 1:
             await rounds[0]
         else:
             await asyncio.gather(*rounds)
 
-    def _outlet(self, node: Node) -> _Outlet:
-        if node not in self._outlets:
-            self._outlets[node] = _Outlet(node, self._nodes)
-        return self._outlets[node]
+    def _connection_to(self, node: Node) -> _NodeConnection:
+        if node not in self._connections:
+            self._connections[node] = _NodeConnection(node, self._nodes)
+        return self._connections[node]

@@ -21,7 +21,7 @@ from django_ws.pubsub.backends.redis.replies import replies_of
 from django_ws.pubsub.backends.redis_cluster.contact import Contact
 from django_ws.pubsub.backends.redis_cluster.delivery import is_unknown_command
 from django_ws.pubsub.backends.redis_cluster.slots import Node
-from django_ws.pubsub.backends.sequence import Arrivals
+from django_ws.pubsub.backends.sequence import Receiver
 
 
 class Topic:
@@ -61,7 +61,7 @@ class Inbox:
     def __init__(self, server: str) -> None:
         self.topics: dict[bytes, Topic] = {}  # by channel
         self.server = server
-        self.arrivals: dict[Node, Arrivals] = {}
+        self.receivers: dict[Node, Receiver] = {}
         self.waiting: deque[Received | set[str]] = deque()  # a set: a gap that may still grow
         self.size = 0  # bytes read since the stream was empty
         self.wake = asyncio.Event()
@@ -69,11 +69,11 @@ class Inbox:
         self.has_room.set()
         self.is_closed = False
 
-    def arrivals_of(self, node: Node) -> Arrivals:
+    def receiver_of(self, node: Node) -> Receiver:
         """It outlives the connection: what is late may come over the next one."""
-        if node not in self.arrivals:
-            self.arrivals[node] = Arrivals(self.server)
-        return self.arrivals[node]
+        if node not in self.receivers:
+            self.receivers[node] = Receiver(self.server)
+        return self.receivers[node]
 
     def put_gap(self, topic: str) -> None:
         if not (self.waiting and isinstance(self.waiting[-1], set)):
@@ -206,7 +206,7 @@ class NodeListener:
 
     async def _read(self, connection: Any) -> None:
         inbox = self._inbox
-        read = inbox.arrivals_of(self.address).read
+        read = inbox.receiver_of(self.address).read
         async for replies, size in replies_of(connection):
             self._heard.set()
             self.heard_at = time.monotonic()

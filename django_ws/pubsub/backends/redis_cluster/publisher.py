@@ -22,8 +22,8 @@ from django_ws.pubsub.backends.redis_cluster.slots import Node
 from django_ws.pubsub.backends.sequence import Sender
 
 
-class _Way:
-    """What a process has of one node."""
+class _NodePool:
+    """The connections of a process that publish to one node."""
 
     def __init__(self, node: Node, nodes: Nodes) -> None:
         self._node = node
@@ -91,8 +91,8 @@ class ClusterPublisher(SyncPublisher):
     def _start_afresh(self) -> None:
         self._nodes = Nodes(self.location, self.options)
         self._sender = Sender()
-        self._ways: dict[Node, _Way] = {}
-        self._lock = threading.Lock()  # for the ways
+        self._node_pools: dict[Node, _NodePool] = {}
+        self._lock = threading.Lock()  # for the pools of the nodes
         self._asking = threading.Lock()  # one thread asks for the slots, the others wait for it
         self._pid = os.getpid()  # last: until then every thread starts afresh
 
@@ -114,15 +114,15 @@ class ClusterPublisher(SyncPublisher):
 
     def close(self) -> None:
         with self._lock:
-            ways, self._ways = self._ways, {}
-        for way in ways.values():
-            way.pool.disconnect()
+            node_pools, self._node_pools = self._node_pools, {}
+        for node_pool in node_pools.values():
+            node_pool.pool.disconnect()
 
-    def _way(self, node: Node) -> _Way:
+    def _node_pool(self, node: Node) -> _NodePool:
         with self._lock:
-            if node not in self._ways:
-                self._ways[node] = _Way(node, self._nodes)
-            return self._ways[node]
+            if node not in self._node_pools:
+                self._node_pools[node] = _NodePool(node, self._nodes)
+            return self._node_pools[node]
 
     def _round(self, delivery: Delivery, end: float) -> None:
         """Send to all nodes, then read all their answers."""
@@ -133,18 +133,18 @@ class ClusterPublisher(SyncPublisher):
                 if connection := self._send(delivery, node, batch, connections):
                     sent.append((node, connection, batch))
             for node, connection, batch in sent:
-                way = self._way(node)
+                node_pool = self._node_pool(node)
                 try:
                     self._read_answers(delivery, node, connection, batch, end)
                 except (RedisError, OSError) as error:
                     connection.disconnect()
-                    way.failed(error)
+                    node_pool.failed(error)
                     delivery.failed(node, batch, error)
                     continue
                 try:
-                    if time.monotonic() > way.contact.until:
-                        way.ask(connection)
-                        way.contact.require()
+                    if time.monotonic() > node_pool.contact.until:
+                        node_pool.ask(connection)
+                        node_pool.contact.require()
                 except (RedisError, OSError) as error:
                     connection.disconnect()
                     delivery.doubted(node, batch, error)
@@ -153,22 +153,22 @@ class ClusterPublisher(SyncPublisher):
         self, delivery: Delivery, node: Node, batch: list[Message], connections: ExitStack
     ) -> Any:
         """Returns the connection that it was sent over; None where it was not."""
-        way = self._way(node)
+        node_pool = self._node_pool(node)
         try:
-            connection = connections.enter_context(way.connection())
-            way.check(connection)
+            connection = connections.enter_context(node_pool.connection())
+            node_pool.check(connection)
         except LostContact as error:
             delivery.adrift(node, batch, error)
             return None
         except (RedisError, OSError) as error:
-            way.failed(error)
+            node_pool.failed(error)
             delivery.unreachable(node, batch, error)
             return None
         try:
             commands = connection.pack_commands(delivery.commands(batch))
             connection.send_packed_command(commands)
         except (RedisError, OSError) as error:
-            way.failed(error)
+            node_pool.failed(error)
             delivery.failed(node, batch, error)
             return None
         return connection
@@ -202,15 +202,15 @@ class ClusterPublisher(SyncPublisher):
             for node in self._nodes.slots.candidates():
                 if time.monotonic() + self._nodes.step_seconds > end:
                     break
-                way = self._way(node)
+                node_pool = self._node_pool(node)
                 try:
-                    with way.connection() as connection:
+                    with node_pool.connection() as connection:
                         connection.send_command("CLUSTER", "SLOTS")
                         slots = connection.read_response()
                         connection.send_command("COMMAND", "INFO", "SSUBSCRIBE")
                         self._nodes.slots.learn(node, slots, connection.read_response())
                 except (RedisError, OSError) as error:
-                    way.failed(error)
+                    node_pool.failed(error)
                     delivery.no_slots(node, error)
                 else:
                     return True

@@ -25,7 +25,7 @@ from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends import base
 from django_ws.pubsub.backends.base import Backend, Gap, Received
 from django_ws.pubsub.backends.breaker import Breaker, NotTried
-from django_ws.pubsub.backends.sequence import Arrivals, Sender
+from django_ws.pubsub.backends.sequence import Receiver, Sender
 
 try:
     import zmq
@@ -101,7 +101,7 @@ class ZeroMQBackend(Backend):
         self._seconds = base.publish_seconds_of(options, self.publish_seconds)
         self._breaker = Breaker(str(location))
         self._sender = Sender()
-        self._arrivals = Arrivals(str(location))
+        self._receiver = Receiver(str(location))
         self._wake = asyncio.Event()
         self._lost = asyncio.Event()
         self._sending = asyncio.Lock()
@@ -366,7 +366,7 @@ class ZeroMQBackend(Backend):
             return None
         if topic is None:
             return None
-        message = self._arrivals.read(data)
+        message = self._receiver.read(data)
         return Gap(frozenset([topic])) if message is None else (topic, message)
 
     def _arrived(self, channel: bytes, token: bytes) -> None:
