@@ -1,4 +1,4 @@
-"""The Django app: registers the system checks, and listens to what Django's signals tell."""
+"""The Django app: registers the system checks and connects the signal receivers."""
 
 from django.apps import AppConfig
 

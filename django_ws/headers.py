@@ -1,4 +1,4 @@
-"""Headers of the answer to a handshake, as a handler gives them: pairs of ``str``."""
+"""Headers of the response to a handshake: checked, and encoded for ASGI."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether this process can serve sockets, for load balancers: an optional include.
+"""A URL for load balancers: whether this process can accept connections.
 
     path("ws-health/", include("django_ws.health"))
 

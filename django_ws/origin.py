@@ -1,4 +1,4 @@
-"""Which web pages may open a socket: the check against cross-site WebSocket hijacking.
+"""The origin check: which web pages may open a connection.
 
 A browser sends cookies with every handshake, whatever page opens it, and CORS does not apply;
 only the Origin header tells (RFC 6455, 10.2). The check runs before anything else.

@@ -1,4 +1,4 @@
-"""Whether a callable takes what it will be called with, judged without calling it."""
+"""Tells whether a callable takes certain arguments, without calling it."""
 
 from __future__ import annotations
 

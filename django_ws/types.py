@@ -1,4 +1,4 @@
-"""The shapes that several files share: ASGI's callables and events, hooks, awaitables."""
+"""Types that several files share: ASGI's callables and events, hooks, awaitables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may connect: Django's access mixins, for handlers.
+"""Permission to connect: Django's access mixins, for handlers.
 
 They are evaluated before ``on_connect``, so before the accept, and whatever ``on_connect`` does.
 Several on one class must all agree. A client without a user is refused with 401, one without the

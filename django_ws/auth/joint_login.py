@@ -1,4 +1,4 @@
-"""A connection that rests on several log-ins: it ends with the first of them that ends."""
+"""A log-in that consists of several: it ends when the first of them ends."""
 
 from __future__ import annotations
 

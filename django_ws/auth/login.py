@@ -1,4 +1,4 @@
-"""What a connection is logged in by, and whether that still holds."""
+"""The log-in of a connection, and whether it is still valid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Orders to the processes that hold connections: whose log-in has ended, or may have."""
+"""Messages to all processes: check this log-in again, or close its connections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looks from time to time, and when told, whether log-ins still hold."""
+"""Checks log-ins again, every WS_AUTH_RECHECK seconds and when asked to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looks at the log-ins of one class that are due, many together, each time within a limit."""
+"""Checks many log-ins of one class together, each within a time limit."""
 
 from __future__ import annotations
 

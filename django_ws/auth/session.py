@@ -1,4 +1,4 @@
-"""The log-in by Django's session: it ends with the session, and with its user on any page."""
+"""Log-in by Django's session. It ends with the session, or when its user changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""By what name the connections of one session are found."""
+"""The name under which the connections of one session are found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hears of sessions whose rows are deleted: by ``flush()``, one by one, or many at once.
+"""Notices when session rows are deleted: by ``flush()``, one by one, or many at once.
 
 A receiver of ``post_delete`` would make Django load all sessions that are deleted together, one
 object for each: ``clearsessions`` deletes perhaps a million. So the statements that the ORM sends

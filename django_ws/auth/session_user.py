@@ -1,4 +1,4 @@
-"""Whom a page would find in a session."""
+"""The user of a session, as a Django view would see it."""
 
 from __future__ import annotations
 

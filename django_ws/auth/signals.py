@@ -1,4 +1,4 @@
-"""What Django tells about the end of log-ins, handed on to all processes."""
+"""Receivers of Django's signals that end log-ins; they notify all processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The class attributes of a handler class have values that work."""
+"""Checks that the class attributes of a handler have valid values."""
 
 from __future__ import annotations
 

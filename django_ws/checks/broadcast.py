@@ -1,4 +1,4 @@
-"""The backends of ``WS_BROADCAST`` can be made, and reach as far as the site needs."""
+"""Checks that the backends of ``WS_BROADCAST`` can be created, and reach all processes."""
 
 from __future__ import annotations
 

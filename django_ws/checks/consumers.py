@@ -1,4 +1,4 @@
-"""No handler was a consumer of Channels whose base class alone was changed."""
+"""Checks that no handler is a Channels consumer of which only the base class was changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A check that meets something nobody thought of gives an error instead of a traceback."""
+"""Turns an unexpected exception of a check into an error message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hooks of a handler class can be called as they will be, and none is misspelt."""
+"""Checks that the hooks of a handler have the right parameters, and no misspelt names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Under ``check --deploy``: limits for each address count addresses of clients, not of a proxy."""
+"""Checks, with ``--deploy``, that limits per address count clients, and not a proxy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each entry of ``WS_MIDDLEWARE`` can be imported, has the right form and what it needs."""
+"""Checks that each entry of ``WS_MIDDLEWARE`` can be imported, and has what it needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No name of the base class is overridden, or assigned, that is not meant for it."""
+"""Checks that a handler overrides and assigns only names that are meant for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Origins: what is listed can match, and pages of strangers open no sockets with a log-in."""
+"""Checks the allowed origins: that they can match, and are not dangerous."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ``ws_urls`` module can be imported, and every route in it leads to a right target."""
+"""Checks that the ``ws_urls`` module can be imported, and that its routes have valid targets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`manage.py runserver` is ours, so that it serves WebSockets."""
+"""Checks that ``manage.py runserver`` is ours, so that it serves WebSockets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server will find this library's application, and can speak WebSocket."""
+"""Checks that a server will find this application, and can speak WebSocket."""
 
 from __future__ import annotations
 

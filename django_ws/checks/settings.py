@@ -1,4 +1,4 @@
-"""Each ``WS_*`` setting has a right value, and none is misspelt."""
+"""Checks that each ``WS_*`` setting has a valid value and a known name."""
 
 from __future__ import annotations
 

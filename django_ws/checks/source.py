@@ -1,4 +1,4 @@
-"""The source of a class's functions, as far as it can be had."""
+"""The source code of a class's functions, where it is available."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tickets are taken once by all processes together only with a cache that they share."""
+"""Checks that tickets are kept in a cache that all processes share."""
 
 from __future__ import annotations
 

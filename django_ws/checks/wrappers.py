@@ -1,4 +1,4 @@
-"""Whether this library's application stands inside another one, as far as that can be seen."""
+"""Finds out whether this application is wrapped in another ASGI application."""
 
 from __future__ import annotations
 

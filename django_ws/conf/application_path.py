@@ -1,4 +1,4 @@
-"""Which ASGI application the commands serve."""
+"""The ASGI application that the commands serve: ``ASGI_APPLICATION``."""
 
 from __future__ import annotations
 

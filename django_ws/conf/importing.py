@@ -1,4 +1,4 @@
-"""Importing what a dotted path names, without hiding why that fails."""
+"""Imports by dotted path, with an error that says why an import failed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is missing where "django_ws" is not in INSTALLED_APPS: said once, when a site starts."""
+"""Says once, at start-up, what does not work without "django_ws" in INSTALLED_APPS."""
 
 from __future__ import annotations
 

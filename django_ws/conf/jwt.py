@@ -1,4 +1,4 @@
-"""The value of ``WS_JWT``, checked. No message shows what is in it: it may be the key."""
+"""Parses ``WS_JWT``. No error message shows its values: one may be the key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many messages a client may send: the form ``"20/s"`` of ``WS_RATE_LIMIT``."""
+"""Parses rates such as ``"20/s"``, for ``WS_RATE_LIMIT`` and ``rate_limit``."""
 
 from __future__ import annotations
 

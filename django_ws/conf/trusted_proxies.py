@@ -1,4 +1,4 @@
-"""The address of the client, also where it comes through proxies that are trusted."""
+"""Parses ``WS_TRUSTED_PROXIES``, and finds the address of a client behind proxies."""
 
 from __future__ import annotations
 

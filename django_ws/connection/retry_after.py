@@ -1,4 +1,4 @@
-"""When a client that is sent away may come back: spread, so that not all do in the same second."""
+"""The value of ``Retry-After``: at random, so that clients do not return all at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The background tasks of one connection and what follows their end: reports, callbacks."""
+"""The background tasks of one connection: callbacks, and reports of their exceptions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Log-in by the first message: what happens between the early accept and the first hook.
+"""Log-in by the first message: from the early accept to the first hook.
 
 The socket is accepted, but for everything else the handshake is still under way: nothing can be
 sent, no topic is joined, and a refusal closes with 4000 + status.

@@ -1,4 +1,4 @@
-"""Calling the user's hooks, and answering the exceptions that come out of them."""
+"""Calls the user's hooks, and handles the exceptions that they raise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What waits until a hook of one connection may be called for it: broadcasts, and gaps."""
+"""Broadcasts and gaps that wait until the connection's current hook has returned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hooks of a handler class: which it overrides, and which of those are sync."""
+"""The hooks of a handler class: which are overridden, and which of those are sync."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A property that says in words that it cannot be set."""
+"""A property that explains, in its error, why it cannot be set."""
 
 from __future__ import annotations
 

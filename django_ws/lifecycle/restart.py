@@ -1,4 +1,4 @@
-"""How one connection is told of a restart, and ends for it: nothing is cut off."""
+"""Tells one connection of a restart, and closes it once its hook has returned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a connection ends: what still runs gets its time, and ``on_close`` the last word."""
+"""The end of a connection: hooks and tasks get their time, then ``on_close`` runs."""
 
 from __future__ import annotations
 

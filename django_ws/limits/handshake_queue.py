@@ -1,4 +1,4 @@
-"""How many handshakes may be under way at once: a gate in front of the middleware.
+"""Limits how many handshakes run at once; the others wait in a queue.
 
 When all clients come back together they are let in in turns this way, first come, first served:
 whoever is connected already gets a turn of the event loop after at most so many handshakes.

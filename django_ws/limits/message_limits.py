@@ -1,4 +1,4 @@
-"""How often a client may send, and how long it may be silent: ``rate_limit``, ``idle_timeout``."""
+"""Enforces ``rate_limit`` and ``idle_timeout`` for one connection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why an import failed, in one line that names the user's file."""
+"""The cause of a failed import, in one line that names the user's file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers in log lines that agree with their nouns."""
+"""Numbers with their nouns, for log lines: "1 broadcast", "2 broadcasts"."""
 
 
 def counted(number: int, one: str, many: str) -> str:

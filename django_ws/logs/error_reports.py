@@ -1,4 +1,4 @@
-"""How an exception in the user's code is told: the log, Django's signal, the debug reason."""
+"""Reports an exception in the user's code: in the log, and by Django's signal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text from a client, made safe to stand in a line of the log."""
+"""Makes text from a client safe for one line of the log."""
 
 
 def printable(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Log-in by a token in the handshake: where it is looked for, and what becomes of it."""
+"""Log-in by a token in the handshake: finds the token, and checks it."""
 
 from __future__ import annotations
 

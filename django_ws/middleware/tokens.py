@@ -1,4 +1,4 @@
-"""A middleware for each kind of token."""
+"""The middleware classes: one for each kind of token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a broadcast travels between processes: a versioned envelope around JSON text or bytes.
+"""The format of a broadcast between processes: a versioned envelope around JSON or bytes.
 
 ``1J<excluded ids>;<position>;<more>\\n<JSON text>``, with ``B`` for raw bytes, ``D`` for the order
 to disconnect and ``C`` for the order to check log-ins. The position has room for the place of a

@@ -1,4 +1,4 @@
-"""What is published: made of what the caller gave, before anything is sent."""
+"""Checks and encodes what is to be published, before anything is sent."""
 
 from __future__ import annotations
 

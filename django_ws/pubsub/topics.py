@@ -1,4 +1,4 @@
-"""What may be a topic, and the topics of users and of single connections."""
+"""Valid topic names, and the topics of users and of single connections."""
 
 from __future__ import annotations
 

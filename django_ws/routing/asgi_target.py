@@ -1,4 +1,4 @@
-"""Any ASGI application as a route, behind the origin check and the middleware."""
+"""Lets any ASGI application be a route, behind the origin check and the middleware."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may be wrong with routes, in words: for the checks and for the first handshake."""
+"""Describes what is wrong with a route, for the checks and for the first handshake."""
 
 from __future__ import annotations
 

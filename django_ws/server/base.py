@@ -1,4 +1,4 @@
-"""uvicorn's server, which no connection can keep from its end."""
+"""uvicorn's server, but no single connection can keep it from ending."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""uvicorn's configuration, with defaults that are good for WebSockets."""
+"""uvicorn's configuration, with defaults for WebSockets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A fault in one connection is that connection's end, not the end of what serves all."""
+"""Aborts one faulty connection, so that the fault does not end the server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Python's garbage collection, tuned for many objects that live long.
+"""Tunes Python's garbage collection for many objects that live long.
 
 A full collection looks at every object, and at 10,000 sockets there are millions: it stops the
 event loop for 100 milliseconds and more, just when sockets are opened in numbers. So Python's own

@@ -1,4 +1,4 @@
-"""The server that closes its sockets gently when it is told to end."""
+"""uvicorn's server, which closes its WebSockets gently when it ends."""
 
 from __future__ import annotations
 

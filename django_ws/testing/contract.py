@@ -1,4 +1,4 @@
-"""What every backend must do, as tests: also for those that are not in this package."""
+"""The tests that every backend must pass, also those of other packages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A session for a test's client: of a user, with data, or both."""
+"""Makes the session of a test client: with a user, with data, or both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own, for sync tests, whose sync work comes back to the test."""
+"""Runs an event loop in a thread, for sync tests."""
 
 from __future__ import annotations
 

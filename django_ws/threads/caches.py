@@ -1,4 +1,4 @@
-"""Django's caches with one connection for each thread, instead of one for each socket.
+"""Django's caches with one connection per thread, instead of one per WebSocket.
 
 ``caches[alias]`` makes an object, with its connections to the server, for each asynchronous
 context, and so for each socket, and keeps it for as long.

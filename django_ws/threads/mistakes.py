@@ -1,4 +1,4 @@
-"""Frequent mistakes for which Python has a bare word: a note says what happened, and the cure."""
+"""Explains frequent mistakes: adds a note with the cure to the exception."""
 
 from __future__ import annotations
 

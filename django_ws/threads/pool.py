@@ -1,4 +1,4 @@
-"""Bounded threads for sync hooks and the ORM, and the hygiene of their database connections.
+"""The threads in which sync hooks and the ORM run, and their database connections.
 
 Django and asgiref run blocking code through ``sync_to_async``, which takes one thread for
 everything or one thread for each "thread-sensitive context". Here all connections share one

@@ -1,4 +1,4 @@
-"""An event loop that stands still, and the line of code on which it does.
+"""Notices when an event loop is blocked, and names the line that blocks it.
 
 Every connection of a process waits while one async hook calls ``time.sleep()``, or anything else
 that blocks. One thread for each event loop asks it twice a second for a sign of life, and looks

@@ -1,4 +1,4 @@
-"""What every kind of token offers: from a string to a log-in, without telling the string."""
+"""The base class of all kinds of token: from a string to a log-in."""
 
 from __future__ import annotations
 

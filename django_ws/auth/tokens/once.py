@@ -1,4 +1,4 @@
-"""What may happen once, in whichever process: told by Django's cache ``default``."""
+"""Lets something happen only once in all processes, by Django's cache ``default``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The session that a ticket was made in: its key waits in the cache that tickets need anyway.
+"""The session that a ticket was made in. Its key is kept in the cache of the tickets.
 
 Not in the ticket, which may stand in a URL, and so in logs. And not as it is in the cache either:
 who reads that needs the ticket as well.

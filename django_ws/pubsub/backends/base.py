@@ -1,4 +1,4 @@
-"""What a backend is: it moves bytes between processes, and knows no handler.
+"""The interface of a backend: it moves bytes between processes, and knows no handler.
 
 Two halves, since neither can do the other's work: a ``Backend`` lives in one event loop and
 listens there; a ``SyncPublisher`` serves all threads of a process and needs no event loop.

@@ -1,4 +1,4 @@
-"""Spares callers the wait for a server that has just kept one of them waiting in vain."""
+"""A circuit breaker: callers do not wait for a server that has just timed out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The default backend: reaches all event loops and threads of this one process."""
+"""The default backend: it reaches all event loops and threads of this process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands in front of each message on its way, so that one that comes too late is recognised.
+"""Numbers each message of a publisher, so that one that comes too late is recognised.
 
 A server that was frozen goes on with what lies in its sockets: also with messages that their
 publisher has given up long ago, and after which it has published newer ones.

@@ -1,4 +1,4 @@
-"""Single connections by their ids, for broadcasts to one of them in whichever process it is."""
+"""Finds single connections by their ids, in whichever process they are."""
 
 from __future__ import annotations
 

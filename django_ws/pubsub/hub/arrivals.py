@@ -1,4 +1,4 @@
-"""What has arrived faster than it can be delivered: topics take turns."""
+"""Messages that have arrived and wait for delivery: topics take turns."""
 
 from __future__ import annotations
 

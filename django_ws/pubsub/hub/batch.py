@@ -1,4 +1,4 @@
-"""Broadcasts to one topic that arrived together: what is sent of them is made once."""
+"""Broadcasts to one topic that arrived together: each is encoded once for all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The copies of a broadcast to several topics: each connection gets one of them."""
+"""Delivers a broadcast to several topics only once to each connection."""
 
 from __future__ import annotations
 

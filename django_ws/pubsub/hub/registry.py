@@ -1,4 +1,4 @@
-"""The hub of each event loop, and the publishers of the process, by the aliases of WS_BROADCAST."""
+"""The hub of each event loop, and the publishers of the process, by their alias."""
 
 from __future__ import annotations
 

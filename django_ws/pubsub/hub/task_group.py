@@ -1,4 +1,4 @@
-"""The tasks and timers of one hub."""
+"""The background tasks and timers of one hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long one event loop's hub works before it lets the loop turn."""
+"""Limits how long the hub works before it lets the event loop turn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The local subscribers of each topic, and what the backend is asked for on their behalf."""
+"""The local subscribers of each topic; subscribes the backend to these topics."""
 
 from __future__ import annotations
 

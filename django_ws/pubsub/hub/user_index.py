@@ -1,4 +1,4 @@
-"""Whose connections they are: found by the names of users and of log-ins, whatever they join."""
+"""Finds connections by their user or log-in, whatever topics they have joined."""
 
 from __future__ import annotations
 

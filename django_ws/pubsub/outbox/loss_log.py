@@ -1,4 +1,4 @@
-"""What the log is told of broadcasts that were lost and that nobody waited for."""
+"""Logs broadcasts that were lost, where no caller waited for the result."""
 
 from __future__ import annotations
 

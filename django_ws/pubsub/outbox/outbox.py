@@ -1,4 +1,4 @@
-"""What one event loop publishes: in the order of the calls, through the backend's queues."""
+"""What one event loop publishes, in the order of the calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One way to the backend: what is put into it goes out in order, many in one round trip."""
+"""A queue of broadcasts to the backend: in order, many in one round trip."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HTTP by h11, in Python alone: uvicorn's protocol, with our bounds."""
+"""uvicorn's HTTP protocol on h11, with our limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HTTP by httptools, which is fast: uvicorn's protocol, with our bounds."""
+"""uvicorn's HTTP protocol on httptools, with our limits."""
 
 from __future__ import annotations
 

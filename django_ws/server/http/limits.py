@@ -1,4 +1,4 @@
-"""What clients may do before their request is there: sizes, times, numbers."""
+"""The limits for requests that are not complete yet: sizes, times, numbers."""
 
 from __future__ import annotations
 

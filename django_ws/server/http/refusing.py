@@ -1,4 +1,4 @@
-"""The answer to a request that is refused before the application has got it, or all of it."""
+"""The response to a request that is refused before the application gets it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections that wait for their client's request: for how long, and how many there may be.
+"""Connections that wait for a request: closes those that wait too long, or are too many.
 
 One timer serves them all, and none is made for a request that comes at once.
 """

@@ -1,4 +1,4 @@
-"""The ASGI events of one connection that the application has yet to receive."""
+"""ASGI events of one connection that the application has not received yet."""
 
 from __future__ import annotations
 

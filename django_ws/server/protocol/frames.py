@@ -1,4 +1,4 @@
-"""WebSocket frames as a server writes them: unmasked and whole, compressed where it pays."""
+"""Builds WebSocket frames, compressed where that pays."""
 
 from __future__ import annotations
 

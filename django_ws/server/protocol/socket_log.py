@@ -1,4 +1,4 @@
-"""The line of the log at the end of each WebSocket, which belongs to uvicorn's ``[accepted]``."""
+"""Logs the end of each WebSocket: ``[closed with N]``, after uvicorn's ``[accepted]``."""
 
 from __future__ import annotations
 

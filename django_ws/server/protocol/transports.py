@@ -1,4 +1,4 @@
-"""What asyncio's own transports need to be told."""
+"""Works around details of asyncio's own transports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ZeroMQ broker that the server starts by itself, so that broadcasts reach all its workers.
+"""The ZeroMQ broker that ``runws`` starts, so that broadcasts reach all its workers.
 
 It serves where ``WS_BROADCAST`` is not set and there is more than one worker. Its addresses lie
 in a folder that nobody else may enter, and that is made when the first worker asks for it.

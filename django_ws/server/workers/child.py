@@ -1,4 +1,4 @@
-"""A process of the supervisor's, and the pipe over which they talk."""
+"""A child process of the supervisor, and the pipe between the two."""
 
 from __future__ import annotations
 

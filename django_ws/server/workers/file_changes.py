@@ -1,4 +1,4 @@
-"""Files that change, for ``--reload``: a thread that looks for them, and tells the supervisor."""
+"""Watches files for ``--reload``, in a thread."""
 
 from __future__ import annotations
 

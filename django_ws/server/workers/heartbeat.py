@@ -1,4 +1,4 @@
-"""Whether the event loop of a worker turns, as its parent sees it."""
+"""Shows the supervisor whether the event loop of a worker still turns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `--reload` serves while the site cannot be imported: 503, and why, instead of nothing."""
+"""What ``--reload`` serves while the site cannot be imported: 503, and the reason."""
 
 from __future__ import annotations
 

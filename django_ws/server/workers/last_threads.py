@@ -1,4 +1,4 @@
-"""The end of a worker whose threads do not end: Python would wait for them for ever."""
+"""Ends a worker whose threads do not end by themselves."""
 
 from __future__ import annotations
 

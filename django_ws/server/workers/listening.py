@@ -1,4 +1,4 @@
-"""The sockets that the server listens on: bound once, by the parent, for all its workers."""
+"""The listening sockets: bound once, by the supervisor, for all workers."""
 
 from __future__ import annotations
 

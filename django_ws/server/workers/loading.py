@@ -1,4 +1,4 @@
-"""The application that a worker serves: imported, and configured for uvicorn."""
+"""Imports the application in a worker, and configures uvicorn for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the main thread of another process stands, whatever it does: for a process that hangs.
+"""Finds out what the main thread of a hanging process is doing.
 
 A thread of the process cannot tell where code keeps the interpreter to itself, as a regular
 expression that never ends does. ``faulthandler`` can, in a signal handler of its own. It may crash

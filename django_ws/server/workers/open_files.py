@@ -1,4 +1,4 @@
-"""The limit of open files: each connection is one, and the usual limit is 1,024."""
+"""Raises the limit of open files: each connection is one."""
 
 from __future__ import annotations
 

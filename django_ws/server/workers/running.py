@@ -1,4 +1,4 @@
-"""What both commands do: listen, then serve until a signal ends it."""
+"""Runs the server for both commands: listens, then serves until a signal ends it."""
 
 from __future__ import annotations
 

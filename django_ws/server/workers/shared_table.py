@@ -1,4 +1,4 @@
-"""What the workers of one server show each other and their parent: a table in shared memory.
+"""A table in shared memory: what workers show each other and their supervisor.
 
 Each worker has a row, and writes it alone: how many connections it has, and when its event loop
 turned last. Whoever reads it asks nobody and waits for nobody.

@@ -1,4 +1,4 @@
-"""One worker: a process that serves the application on the sockets of its parent."""
+"""One worker: a process that serves the application."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the answers to a handshake mean, and what to do about them."""
+"""What the responses to a handshake mean, and what to do about each."""
 
 from __future__ import annotations
 

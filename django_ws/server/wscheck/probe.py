@@ -1,4 +1,4 @@
-"""One handshake and one ping, step by step: what a client meets on its way, and how long it takes.
+"""Makes one handshake and one ping, step by step, and times them.
 
 Built on the sans-I/O client of the websockets library, since only who opens the connection can
 tell a name that is not known from a server that does not answer.

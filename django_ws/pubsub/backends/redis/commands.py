@@ -1,4 +1,4 @@
-"""PUBLISH as it goes over the wire, and what is said where it fails."""
+"""PUBLISH commands as bytes, and the errors for those that fail."""
 
 from __future__ import annotations
 

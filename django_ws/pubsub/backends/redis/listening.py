@@ -1,4 +1,4 @@
-"""What the Redis backends have in common: one part of them listens, another one publishes."""
+"""The base class of the Redis backends: a listener, and something that publishes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What LOCATION and OPTIONS mean for Redis: where the server is, and redis-py's pools for it."""
+"""Parses LOCATION and OPTIONS for Redis, and makes redis-py's pools for them."""
 
 from __future__ import annotations
 

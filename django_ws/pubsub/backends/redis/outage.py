@@ -1,4 +1,4 @@
-"""What the log says while broadcasts do not arrive."""
+"""The log lines about an outage: when it begins, goes on, and ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes out and comes in over a connection that listens to Redis."""
+"""Sends commands over a connection that listens, and reads what comes in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asking the sentinels which server is the master, until most of them name the same one.
+"""Asks the sentinels for the master, until most of them name the same one.
 
 One sentinel alone may be cut off from the others, and name the old master for long after the
 others have put a new one in its place. So nobody relies on fewer than most of them: then who

@@ -1,4 +1,4 @@
-"""What was taken by a server of which nobody knew whether it was the right one."""
+"""Broadcasts that may have gone to a server that was no longer the master."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a node of a Redis Cluster still belongs to the others: as it sees that itself.
+"""Asks a node of a Redis Cluster whether it can still reach the others.
 
 A node that is cut off from the others goes on taking SPUBLISH and SSUBSCRIBE, and a replica takes
 its place. Its list of nodes tells: when it has last heard of each, and which it takes for dead. A

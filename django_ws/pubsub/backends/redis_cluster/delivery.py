@@ -1,4 +1,4 @@
-"""Handing broadcasts to the nodes of a Redis Cluster: who gets what, and what a refusal means.
+"""Hands broadcasts to the nodes of a Redis Cluster, and repeats what a node refused.
 
 A message is sent again only where it was certainly not taken: its node could not be reached at
 all, or has refused it. So no broadcast arrives twice.

@@ -1,4 +1,4 @@
-"""Keeps topics subscribed in a Redis Cluster: each at the node that serves its slot now."""
+"""Keeps topics subscribed in a Redis Cluster, at the node that serves their slot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The connection that listens to one node of a Redis Cluster, until it is lost."""
+"""The connection that listens to one node of a Redis Cluster."""
 
 from __future__ import annotations
 

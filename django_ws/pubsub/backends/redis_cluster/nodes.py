@@ -1,4 +1,4 @@
-"""The nodes of a Redis Cluster: what LOCATION and OPTIONS mean, and connections to each."""
+"""Parses LOCATION and OPTIONS for a Redis Cluster, and connects to its nodes."""
 
 from __future__ import annotations
 

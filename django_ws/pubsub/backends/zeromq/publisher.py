@@ -1,4 +1,4 @@
-"""Publishing through ZeroMQ's broker from sync code, in any thread; and the connections to it."""
+"""Publishes through ZeroMQ from sync code, in any thread."""
 
 from __future__ import annotations
 
