@@ -131,7 +131,7 @@ class PermissionRequiredMixin(AccessMixin):
     it, and one permission, several, or none at all. Where it is given, topics that no entry
     fits cannot be joined; where several fit, all of them count. The permissions are read once,
     before ``on_connect``; when they have changed, ``disconnect(user_topic(user), code=4403)``
-    lets the user's clients connect anew. The user's own ``user_topic`` needs none.
+    lets the user's clients connect again. The user's own ``user_topic`` needs none.
     """
 
     permission_required: str | Iterable[str] | None = None

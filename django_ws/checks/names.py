@@ -49,15 +49,15 @@ def own_classes(handler_class: type[WebSocketHandler]) -> Iterator[type]:
 
 
 def check_names(handler_class: type[WebSocketHandler]) -> Iterator[CheckMessage]:
-    # What a class of the user's has anew may be set: it is told of as overridden.
-    set_anew = {name for each in own_classes(handler_class) for name in vars(each)}
+    # A name that a class of the user defines itself may be set: that it overrides is told already.
+    redefined = {name for each in own_classes(handler_class) for name in vars(each)}
     for each in own_classes(handler_class):
         place = f"{each.__module__}.{each.__qualname__}"
         for name in sorted(OWN & vars(each).keys() - {"_hooks"}):  # each class has its own
             yield _overridden(f"{place}.{name}", name)
         for value in list(vars(each).values()):
             for function in functions_of(value):
-                yield from _assigned(place, function, set_anew)
+                yield from _assigned(place, function, redefined)
         yield from _without_the_check_below(handler_class, each, place)
 
 
@@ -82,14 +82,14 @@ def _overridden(place: str, name: str) -> CheckMessage:
     )
 
 
-def _assigned(place: str, function: FunctionType, set_anew: set[str]) -> Iterator[CheckMessage]:
+def _assigned(place: str, function: FunctionType, redefined: set[str]) -> Iterator[CheckMessage]:
     node = parsed(function)
     if node is None:
         return
     where = f"{place}.{function.__name__}"
     found: dict[str, int] = {}  # each once, at its first line
     for name, line in assignments(node):
-        if name not in set_anew:
+        if name not in redefined:
             found.setdefault(name, line)
     for name, line in found.items():
         if name in READ_ONLY:

@@ -322,7 +322,7 @@ class Connection:
         if self.outbound.size == 0:
             self._close(1013, cause)
             return
-        # At once: a client that does not read cannot be told.
+        # At once: a client that does not read receives no close frame.
         self._ended(CLOSED, 1013, cause)
         self.outbound.fail(self.closed_error())
 

@@ -131,7 +131,7 @@ class Ending:
             self.calls.place,
         )
         if self.connection.state is not REFUSED:
-            self.background.start(self._finish_elsewhere(), "django_ws last rites")
+            self.background.start(self._finish_elsewhere(), "django_ws final clean-up")
 
     async def _finish_elsewhere(self) -> None:
         await self._finish()

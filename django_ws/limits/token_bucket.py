@@ -9,7 +9,7 @@ from django_ws.conf.rate import Rate
 
 
 class TokenBucket:
-    """Full at first, holds ``rate.count`` tokens and gets as many anew in each period.
+    """Full at first, holds ``rate.count`` tokens and gets as many in each period.
 
     Counts in whole numbers (nanoseconds times ``rate.count``, so that one token is exactly
     ``rate.period`` of them): nothing is rounded, however long it runs.

@@ -134,7 +134,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="N",
         help="connections that may wait to be accepted (default: %(default)s)",
     )
-    add("--reload", action="store_true", help="one worker, started anew when a file changes")
+    add("--reload", action="store_true", help="one worker, started again when a file changes")
     add("--log-level", choices=LOG_LEVELS, default=default.log_level, help="default: %(default)s")
     add(
         "--no-access-log",

@@ -106,7 +106,7 @@ class Hub:
                 self.topics.is_open.set()
                 await self._receive(backend)
             except Exception:
-                logger.exception("the listener of %s failed: it starts anew", backend.server)
+                logger.exception("the listener of %s failed: it starts again", backend.server)
             finally:
                 self.topics.is_open.clear()
                 await backend.close()

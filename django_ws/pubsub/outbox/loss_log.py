@@ -18,7 +18,7 @@ LONGEST_INTERVAL = 600.0
 class LossLog:
     """Told at once, then at growing intervals with their number, then once that they are over.
 
-    The intervals begin anew when nothing was lost for one of them. For the loop's thread only.
+    The intervals begin again when nothing was lost for one of them. For the loop's thread only.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:

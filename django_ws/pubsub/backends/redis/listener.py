@@ -42,7 +42,7 @@ class Listener:
     PONG_SECONDS = 10.0  # nothing received for so long after a PING: it is dead
     FIRST_WAIT = 0.1  # before the first attempt to connect again; doubled each time, jittered
     LONGEST_WAIT = 30.0
-    STEADY_SECONDS = 5.0  # a connection that held so long: the waits begin anew
+    STEADY_SECONDS = 5.0  # a connection that held so long: the waits begin again
     NAMES = 500  # at most, in one command
     MAX_WAITING_BYTES = 8 * 1024 * 1024  # not taken from the stream: no more is read then
     DOUBT_SECONDS = 10.0  # after a new server has been found: nobody publishes to the old one then

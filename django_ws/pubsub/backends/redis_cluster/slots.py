@@ -55,7 +55,7 @@ class Slots:
             self._any = random.choice(self._masters) if masters else None
         self._lost.discard(asked)  # the others stay the last to ask, until they answer
         self._lost &= masters.union(replicas, self._configured)
-        self.is_sharded = command[0] is not None  # anew: the servers may have been replaced
+        self.is_sharded = command[0] is not None  # again: the servers may have been replaced
         self.is_stale = False
 
     def moved(self, asked: Node, error: AskError) -> None:

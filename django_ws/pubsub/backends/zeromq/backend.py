@@ -194,7 +194,7 @@ class ZeroMQBackend(Backend):
             self._heard_at = time.monotonic()
             if drops != self._drops:
                 # Perhaps it was another's loss: the broker cannot know. Whatever this one lost was
-                # published before the heartbeat passed the broker; later losses count anew.
+                # published before the heartbeat passed the broker; later losses count again.
                 self._drops = drops
                 self._tell(self._confirmed)
 
