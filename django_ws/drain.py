@@ -12,8 +12,8 @@ import random
 from weakref import WeakSet
 
 from django_ws import conf
+from django_ws.lifecycle.ending import LAST_SECONDS
 from django_ws.lifecycle.run import Life
-from django_ws.lifecycle.shutdown import LAST_SECONDS
 from django_ws.limits.handshake_queue import admission_of
 from django_ws.logs.counted import counted
 

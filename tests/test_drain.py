@@ -33,7 +33,7 @@ def at_once_and_patiently(settings: Settings, monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture
 def short_close(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.WS_CLOSE_TIMEOUT = 0.02
-    monkeypatch.setattr("django_ws.lifecycle.shutdown.LAST_SECONDS", 0.02)
+    monkeypatch.setattr("django_ws.lifecycle.ending.LAST_SECONDS", 0.02)
     monkeypatch.setattr("django_ws.drain.LAST_SECONDS", SECONDS)  # it does not end that itself
 
 

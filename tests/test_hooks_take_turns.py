@@ -130,7 +130,7 @@ async def test_messages_and_broadcasts_alternate() -> None:
             await abroadcast("room", number)
         await turns()
         Handler.may_end.set()
-        await until(lambda: len(Handler.entered) == 40)
+        await until(lambda: len(Handler.entered) == 40 and len(peer.texts) == 20)
         assert peer.texts == [str(number) for number in range(20)]
     assert Handler.overlaps == []
     assert Handler.entered[:6] == ["on_message", "on_broadcast"] * 3
@@ -211,7 +211,7 @@ async def test_a_broadcast_that_never_ends_is_named_and_cancelled_at_the_end(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings.WS_CLOSE_TIMEOUT = 0.02
-    monkeypatch.setattr("django_ws.lifecycle.shutdown.LAST_SECONDS", 0.02)
+    monkeypatch.setattr("django_ws.lifecycle.ending.LAST_SECONDS", 0.02)
     ends: list[str] = []
 
     class Handler(Exclusive):
@@ -441,7 +441,7 @@ async def test_an_exception_in_it_is_that_of_a_hook(caplog: pytest.LogCaptureFix
         await abroadcast("control", 1)
         await peer.ended()
         assert [code for code, _ in peer.closes] == [1011]
-    assert "exception in the handler of the topic 'control'" in caplog.messages[0]
+    await until(lambda: "exception in the handler of the topic 'control'" in caplog.text)
 
 
 async def test_what_the_connection_itself_has_broadcast_can_leave_it_out_there_too() -> None:

@@ -7,7 +7,7 @@ import asyncio
 from django_ws.close_codes import CloseCode
 from django_ws.connection.connection import CONNECTING, HANDED_OVER, OPEN
 from django_ws.connection.retry_after import retry_after
-from django_ws.lifecycle.shutdown import Ending
+from django_ws.lifecycle.ending import Ending
 
 LOOK_SECONDS = 0.05  # whether on_open has returned
 

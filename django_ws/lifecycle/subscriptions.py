@@ -13,8 +13,8 @@ from typing import Any
 from django_ws import conf
 from django_ws.connection.connection import Connection
 from django_ws.exceptions import TooManyTopics, TopicForbidden
+from django_ws.lifecycle.broadcast_queue import HasBackground, HookQueue, TopicHandler, cannot_send
 from django_ws.lifecycle.hook_calls import Calls, Handler
-from django_ws.lifecycle.hook_queue import HasBackground, HookQueue, TopicHandler, cannot_send
 from django_ws.pubsub.envelope import Broadcast
 from django_ws.pubsub.hub.hub import Hub
 from django_ws.pubsub.topics import ConnectionTopic, check_topics, check_topics_to_join

@@ -17,11 +17,11 @@ import redis
 
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub import Publisher
-from django_ws.pubsub.backends.redis import RedisBackend, RedisPublisher, replies
+from django_ws.pubsub.backends.redis import RedisBackend, RedisPublisher, wire
 from django_ws.pubsub.backends.redis.connection import abort, connect
 from django_ws.pubsub.backends.redis.listener import Listener
 from django_ws.pubsub.backends.redis.location import Location
-from django_ws.pubsub.backends.redis.replies import send
+from django_ws.pubsub.backends.redis.wire import send
 from tests.pubsub.listening import Listening, channel_of, eventually
 from tests.redis_server import RedisServer, until
 
@@ -180,7 +180,7 @@ async def test_who_reads_the_stream_slowly_stops_the_reading_and_loses_nothing(
 async def test_without_hiredis(
     server: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replies, "hiredis", None)
+    monkeypatch.setattr(wire, "hiredis", None)
     async with Listening(server.url, "a", "b", prefix=prefix) as here:
         await here.backend.publish_many([("a", b"1"), ("b", b"2"), ("a", b"3")])
         await here.has(messages=3)

@@ -13,10 +13,10 @@ import redis
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.backends.base import Backend, error_of
 from django_ws.pubsub.backends.breaker import Breaker
+from django_ws.pubsub.backends.redis.base import ListeningBackend
 from django_ws.pubsub.backends.redis.commands import answer_of, failure, is_silence, packed
 from django_ws.pubsub.backends.redis.connection import abort, is_silent
 from django_ws.pubsub.backends.redis.listener import Listener, Look, SetListener
-from django_ws.pubsub.backends.redis.listening import ListeningBackend
 from django_ws.pubsub.backends.redis.location import Location
 from django_ws.pubsub.backends.redis.master import LoneServer, Master
 from django_ws.pubsub.backends.redis.publisher import RedisPublisher

@@ -17,7 +17,7 @@ from django_ws.pubsub.backends.backoff import backoff
 from django_ws.pubsub.backends.base import Gap, Received, channel_of
 from django_ws.pubsub.backends.redis.connection import abort
 from django_ws.pubsub.backends.redis.outage import Outage
-from django_ws.pubsub.backends.redis.replies import replies_of, send
+from django_ws.pubsub.backends.redis.wire import replies_of, send
 from django_ws.pubsub.backends.sequence import Receiver
 
 

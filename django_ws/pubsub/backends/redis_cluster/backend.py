@@ -11,8 +11,8 @@ from typing import Any
 from redis.exceptions import RedisError, ResponseError
 
 from django_ws.pubsub.backends.base import channel_of
+from django_ws.pubsub.backends.redis.base import ListeningBackend
 from django_ws.pubsub.backends.redis.connection import abort, connect, is_silent
-from django_ws.pubsub.backends.redis.listening import ListeningBackend
 from django_ws.pubsub.backends.redis.location import site_of
 from django_ws.pubsub.backends.redis_cluster.contact import Contact, LostContact
 from django_ws.pubsub.backends.redis_cluster.delivery import Delivery, Message

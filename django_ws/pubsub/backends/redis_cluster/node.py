@@ -17,7 +17,7 @@ from redis.exceptions import MovedError, RedisError
 from django_ws.pubsub.backends.base import Gap, Received
 from django_ws.pubsub.backends.redis.connection import abort, connect
 from django_ws.pubsub.backends.redis.listener import SetListener
-from django_ws.pubsub.backends.redis.replies import replies_of
+from django_ws.pubsub.backends.redis.wire import replies_of
 from django_ws.pubsub.backends.redis_cluster.contact import Contact
 from django_ws.pubsub.backends.redis_cluster.delivery import is_unknown_command
 from django_ws.pubsub.backends.redis_cluster.slots import Node
