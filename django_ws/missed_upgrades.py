@@ -1,4 +1,4 @@
-"""A WebSocket handshake that came as the request of a page: what happened is said once.
+"""Logs, once, that a WebSocket handshake has arrived as an HTTP request, and why.
 
 A WSGI server, or an ASGI server that cannot speak WebSocket, hands it to Django as a GET, and the
 answer is a 404 without a word. Django announces each request by a signal, which is looked at.

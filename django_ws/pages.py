@@ -1,4 +1,4 @@
-"""Pages: the HTTP application, and the database connections that it leaves behind in its threads.
+"""Serves HTTP requests, and closes the database connections that they leave open.
 
 Django's ASGI handler gives each request a thread of its own, which ends with it. With
 ``CONN_MAX_AGE`` the connection in it stays open and is found by nobody again, until the database

@@ -21,7 +21,7 @@ class Subscriber(Protocol):
 
     ``write_frames`` takes what ``prepare`` has made of several messages, and returns whether it
     did; if not, each of them goes to ``send``. Both are None where the server has no frames to
-    be shared (``frame_extension``), and while ``send`` is None.
+    be shared (``connection/shared_frames.py``), and while ``send`` is None.
     """
 
     codec: Any

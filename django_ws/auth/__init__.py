@@ -1,4 +1,4 @@
-"""Who may connect, by what, and for how long."""
+"""Log-in and permissions of connections. Start with ``login.py``, then ``access.py``."""
 
 from django_ws.auth.access import (
     LoginRequiredMixin,

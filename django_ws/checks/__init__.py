@@ -1,4 +1,4 @@
-"""System checks: settings, middleware, routes, handlers, serving. ``docs/checks.md`` lists them."""
+"""System checks, which ``docs/checks.md`` lists. Each file has those of one subject."""
 
 from __future__ import annotations
 

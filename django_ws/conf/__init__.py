@@ -1,7 +1,4 @@
-"""The settings, and what else a site configures: only this package reads them.
-
-Other code writes ``conf.get()``. Start with ``settings.py``.
-"""
+"""The ``WS_*`` settings, and the parsers of their values. Start with ``settings.py``."""
 
 from django_ws.conf.settings import (
     BROKER_VARIABLE,

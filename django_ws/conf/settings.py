@@ -1,4 +1,4 @@
-"""The only reader of settings: lazy, typed, with defaults.
+"""Reads, checks and caches the ``WS_*`` settings. Other code calls ``conf.get()``.
 
 ``get()`` gives all settings at once as one frozen object, built at first use and again after
 ``override_settings``: a connection reads its limits with plain attribute access.
@@ -23,7 +23,7 @@ from django_ws.conf.trusted_proxies import TrustedProxies, parse_trusted_proxies
 from django_ws.conf.web_origin import DEFAULT_PORTS, NULL
 
 DEFAULT_PREFIX = "django_ws:"  # of everything that a broadcast backend keeps on a server
-# In the environment of the workers of `runws`: where their proxy is, if WS_BROADCAST is not set.
+# In the environment of the workers of `runws`: where their broker is, if WS_BROADCAST is not set.
 BROKER_VARIABLE = "DJANGO_WS_BROKER"
 
 
@@ -133,9 +133,9 @@ def _broadcast_entry(alias: str, entry: Any) -> BroadcastConfig:
 
 
 def _default_broadcast() -> dict[str, BroadcastConfig]:
-    proxy = os.environ.get(BROKER_VARIABLE)
-    backend = _ZEROMQ if proxy else _MEMORY
-    return {"default": BroadcastConfig(backend, proxy, DEFAULT_PREFIX, {})}
+    broker = os.environ.get(BROKER_VARIABLE)
+    backend = _ZEROMQ if broker else _MEMORY
+    return {"default": BroadcastConfig(backend, broker, DEFAULT_PREFIX, {})}
 
 
 def _default_urlconf() -> str:

@@ -1,8 +1,9 @@
-"""The whole life of a connection, from the middleware to the last clean-up, top to bottom.
+"""Runs one connection, from the middleware to ``on_close``. The end is in ``ending.py``.
 
 A ``Life`` is the context in which the middleware chain runs, within ``WS_CONNECT_TIMEOUT``: at
 its exit whatever came out of the chain is answered. The innermost of the chain is ``live``:
-``on_connect``, accept, ``on_open``, messages, and always the end, which is in ``ending.py``.
+``on_connect``, accept, ``on_open``, messages, and always the end. ``Life`` inherits it from
+``Ending``, by way of ``Restarting`` and ``FirstMessage``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The topics of one connection, and what arrives on them.
+"""The topics of one connection (at most ``WS_MAX_TOPICS``), and what arrives on them.
 
 A handler without ``on_broadcast`` gets the encoded data straight into its outbound buffer. What a
 hook is called for goes through its ``HookQueue``.

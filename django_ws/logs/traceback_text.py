@@ -1,4 +1,4 @@
-"""Exceptions without their frames, whose variables hold what no report may show: tokens, keys."""
+"""Removes an exception's frames, whose variables may hold tokens and keys."""
 
 from __future__ import annotations
 

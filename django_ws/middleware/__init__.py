@@ -1,4 +1,4 @@
-"""The middleware that ships with django_ws, by the names that ``WS_MIDDLEWARE`` lists."""
+"""The middleware for ``WS_MIDDLEWARE``, and the chain. Start with ``chain.py``."""
 
 from django_ws.middleware.session import AuthMiddleware
 from django_ws.middleware.token import TokenMiddleware

@@ -1,4 +1,4 @@
-"""Topics and broadcasts: hubs, backends and publishing."""
+"""Topics and broadcasts. Start with ``publish.py``, then ``hub/hub.py``."""
 
 from django_ws.pubsub.publisher import Publisher
 

@@ -1,1 +1,1 @@
-"""Running it: uvicorn's configuration, workers, the fast protocol."""
+"""The server: uvicorn with workers and a faster WebSocket protocol. Start with ``config.py``."""

@@ -1,4 +1,4 @@
-"""What uvicorn writes into the log, without what must not stand there.
+"""Filters uvicorn's log: no query strings and no frames, since both may contain tokens.
 
 uvicorn puts the query string into the line of every request and every socket, and there may be a
 token in it. websockets, at DEBUG, writes down all that goes over the wire, cookies included.

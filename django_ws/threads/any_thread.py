@@ -1,4 +1,4 @@
-"""One rule for every acting method: it starts at the call, and may be awaited or not.
+"""Runs methods such as ``send()`` from any thread. Each returns an awaitable.
 
 In the connection's event loop a call starts at once and returns an awaitable. In another
 thread (a sync hook, for example) it blocks until done, for a bounded time. In another event

@@ -1,4 +1,4 @@
-"""The kinds of token that a client can be logged in by, an authenticator for each."""
+"""One authenticator for each kind of token. Start with ``authenticator.py``."""
 
 from django_ws.auth.tokens.authenticator import Authenticator
 from django_ws.auth.tokens.json_web import JSONWebTokenAuthenticator

@@ -1,4 +1,4 @@
-"""The base class of all kinds of token: from a string to a log-in."""
+"""The interface of an authenticator: it turns a token into a log-in, or refuses it."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The backends that ship with django_ws."""
+"""What carries broadcasts between processes. Start with ``base.py``."""

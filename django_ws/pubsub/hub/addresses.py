@@ -1,4 +1,4 @@
-"""Finds single connections by their ids, in whichever process they are."""
+"""Finds connections of this event loop by their id, which names the loop."""
 
 from __future__ import annotations
 

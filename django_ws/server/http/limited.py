@@ -1,5 +1,4 @@
-"""What both of our HTTP protocols add to uvicorn's: bounds on what clients may do with a request,
-and an upgrade to WebSocket that waits for its turn.
+"""What both of our HTTP protocols add to uvicorn's: limits, and the hand-over of upgrades.
 
 A protocol of uvicorn's reads heads of any size, for any time, and all that one read gives it at
 once. Here a head has a size and a time, a body that is not sent on has one too, and what a read

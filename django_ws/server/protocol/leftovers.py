@@ -1,5 +1,4 @@
-"""What a finished connection leaves behind: objects of uvicorn, asyncio and websockets that refer
-to each other.
+"""Breaks the reference cycles of closed connections, so that their memory is freed at once.
 
 Only the garbage collector would find them, and it looks seldom (see ``garbage``).
 """

@@ -1,4 +1,4 @@
-"""What a client sends over a WebSocket, frame by frame, in turns of the event loop.
+"""Reads the frames of a client, in turns of the event loop.
 
 Small messages take a short path; all else goes to uvicorn's class, one frame at a time. What one
 read gives is not taken apart in one go, whatever it is: when enough messages wait, or enough other

@@ -1,4 +1,4 @@
-"""Connections whose client takes nothing of what it is sent, and that would never end.
+"""Closes connections whose client has stopped reading, and that would never end.
 
 A transport that was closed waits until the client has read what is left: asyncio waits for ever.
 As long as the client takes anything, it has all the time it needs.

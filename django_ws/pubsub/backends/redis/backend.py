@@ -1,4 +1,4 @@
-"""Broadcasts through Redis (or Valkey): one server, a set with Sentinel, or a Cluster."""
+"""The Redis backend (also for Valkey): one server, or a set with Sentinel."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The way to the server that everybody publishes to and listens to: a lone one, or the master of a
-set, as its sentinels name it. Two of each: for an event loop, and for threads.
+"""The Redis server in use: a lone one, or the master of a set, as its sentinels name it.
 
 While a set has two masters, a publisher may be at one and the listeners at the other. So a
 publisher has its server named by most of the sentinels within the last ``SURE_SECONDS``, at the
