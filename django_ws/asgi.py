@@ -20,7 +20,7 @@ from django_ws.drain import is_draining, lives
 from django_ws.handler import WebSocketHandler
 from django_ws.lifespan import lifespan
 from django_ws.limits.connection_limits import limits
-from django_ws.limits.handshake_queue import admission_of, turn_away
+from django_ws.limits.handshake_queue import handshake_queue_of, refuse_for_now
 from django_ws.logs.throttled import ThrottledLog
 from django_ws.middleware.chain import chain
 from django_ws.origin import Refusal, check_origin, without_cookies
@@ -110,7 +110,7 @@ async def new_handler(scope: Scope, receive: Receive, send: Send) -> WebSocketHa
     if not cookies_count:
         scope = connection.scope = _without_cookies(scope, connection)
     if is_draining(connection.loop):
-        turn_away(connection)
+        refuse_for_now(connection)
         await _turned_away(connection)
         return None
     request = WebSocketRequest(scope)
@@ -132,9 +132,9 @@ async def new_handler(scope: Scope, receive: Receive, send: Send) -> WebSocketHa
         return None
     request.resolver_match = match
     limits.enter()  # also who waits: otherwise any number could
-    admission, target = admission_of(connection.loop), match.func
+    queue, target = handshake_queue_of(connection.loop), match.func
     try:
-        if admission.admits(connection, target) or await admission.wait(connection, target):
+        if queue.admits(connection, target) or await queue.wait(connection, target):
             return resolve.new_handler(match, connection, request)
     except BaseException:
         _leave(connection)
@@ -168,7 +168,7 @@ async def _turned_away(connection: Connection) -> None:
 def _leave(connection: Connection) -> None:
     """Whatever becomes of it, it takes nobody's place any more."""
     limits.leave(connection)
-    admission_of(connection.loop).leave(connection)
+    handshake_queue_of(connection.loop).leave(connection)
 
 
 def _tried(request: WebSocketRequest, not_found: Resolver404) -> str:

@@ -14,7 +14,7 @@ from weakref import WeakSet
 from django_ws import conf
 from django_ws.lifecycle.ending import LAST_SECONDS
 from django_ws.lifecycle.run import Life
-from django_ws.limits.handshake_queue import admission_of
+from django_ws.limits.handshake_queue import handshake_queue_of
 from django_ws.logs.counted import counted
 
 logger = logging.getLogger("django.ws")
@@ -48,7 +48,7 @@ async def drain(seconds: float | None = None, budget: float | None = None) -> No
     loop = asyncio.get_running_loop()
     began = loop.time()
     _draining.add(loop)
-    admission_of(loop).close()
+    handshake_queue_of(loop).close()
     ours = _ours(loop)
     if not ours:
         return  # also where Django is not used at all

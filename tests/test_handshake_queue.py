@@ -16,7 +16,7 @@ from django_ws.auth import FirstMessageAuthMixin
 from django_ws.drain import drain
 from django_ws.limits import handshake_queue
 from django_ws.limits.connection_limits import limits
-from django_ws.limits.handshake_queue import admission_of
+from django_ws.limits.handshake_queue import handshake_queue_of
 from tests import asgi_peer
 from tests.asgi import application
 from tests.asgi_peer import Event, HandlerClass, route, turns, until
@@ -103,9 +103,9 @@ async def nothing_stays() -> AsyncIterator[None]:
     """After every test: nobody is left in a gate, and no gate; nobody is counted."""
     count = vars(limits)["_count"]
     yield
-    here = admission_of(asyncio.get_running_loop())
+    here = handshake_queue_of(asyncio.get_running_loop())
     await until(lambda: (here.inside, here.waiting) == (0, 0))
-    assert vars(here)["_gates"] == vars(here)["_places"] == {}
+    assert vars(here)["_routes"] == vars(here)["_places"] == {}
     assert vars(limits)["_count"] == count
 
 
@@ -133,7 +133,7 @@ async def test_so_many_are_under_way_and_no_more() -> None:
         pass
 
     async with clients(Handler, 7) as coming:
-        here = admission_of(asyncio.get_running_loop())
+        here = handshake_queue_of(asyncio.get_running_loop())
         assert len(Handler.begun) == here.inside == 2
         assert here.waiting == 5
         let(Handler, 1)
@@ -263,7 +263,7 @@ async def test_who_has_yet_to_say_the_first_message_takes_no_place() -> None:
 
     async with clients(Handler, 5) as coming:
         await until(lambda: all(client.is_open for client in coming))
-        assert admission_of(asyncio.get_running_loop()).inside == 0
+        assert handshake_queue_of(asyncio.get_running_loop()).inside == 0
 
 
 # --- those who wait -----------------------------------------------------------------------------
@@ -359,8 +359,8 @@ async def test_a_server_that_cancels_whose_turn_has_just_come() -> None:
         third = coming[2]
         third.task.cancel()
         # As if a place became free before that task has seen its cancellation.
-        here = admission_of(asyncio.get_running_loop())
-        (gate,) = vars(here)["_gates"].values()
+        here = handshake_queue_of(asyncio.get_running_loop())
+        (gate,) = vars(here)["_routes"].values()
         here.leave(next(iter(gate.inside)))
         with pytest.raises(asyncio.CancelledError):
             await third.task
@@ -402,7 +402,7 @@ async def test_a_drain_turns_away_whose_turn_has_just_come() -> None:
         pass
 
     async with clients(Handler, 5) as coming:
-        here = admission_of(asyncio.get_running_loop())
+        here = handshake_queue_of(asyncio.get_running_loop())
         let(Handler, 2)
         while here.waiting > 1:  # noqa: ASYNC110  # the drain begins in that very turn of the loop
             await asyncio.sleep(0)
@@ -422,7 +422,7 @@ async def test_a_storm_is_worked_off_while_others_are_served(settings: Settings)
     class Handler(WebSocketHandler):
         async def on_connect(self) -> None:
             nonlocal most
-            most = max(most, admission_of(asyncio.get_running_loop()).inside)
+            most = max(most, handshake_queue_of(asyncio.get_running_loop()).inside)
             await asyncio.sleep(0)
 
     class Echo(WebSocketHandler):

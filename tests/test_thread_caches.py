@@ -14,7 +14,7 @@ from django.core.cache import caches
 from pytest_django import Settings
 
 from django_ws import WebSocketHandler
-from django_ws.auth.recheck import watch_here
+from django_ws.auth.recheck import recheck_here
 from django_ws.testing import WebSocketClient
 from django_ws.testing.login import session_cookie
 from django_ws.threads.caches import ThreadCache, cache_of_thread, share_cache
@@ -114,7 +114,7 @@ async def test_an_engine_with_a_cache_of_its_own_keeps_it(settings: Settings) ->
         assert caches["sessions"].get(f"own:{cookies['sessionid']}")["count"] == 1
         assert the_handler().request.login.store is SessionStore
         the_handler().request.login.check()
-        await until(lambda: watch_here().is_idle)
+        await until(lambda: recheck_here().is_idle)
         await ws.receive_nothing()
         await caches["sessions"].aclear()
         assert await ws.wait_closed() == 4401

@@ -18,7 +18,7 @@ from django.db import connection, connections
 from pytest_django import Settings
 
 from django_ws import WebSocketHandler
-from django_ws.auth.recheck import watch_here
+from django_ws.auth.recheck import recheck_here
 from django_ws.testing import HandshakeRejected, WebSocketClient
 from django_ws.threads import pool as sync
 from django_ws.threads.pool import InOrder
@@ -103,7 +103,7 @@ async def test_all_log_ins_of_one_connection_are_checked_together() -> None:
 
     class Handler(Surrounded):
         async def on_message(self, message: Any) -> None:
-            watches.extend([watch_here(), watch_here()])
+            watches.extend([recheck_here(), recheck_here()])
             await self.send("done")
 
     async with client(Handler) as ws:

@@ -10,7 +10,7 @@ from typing import Any, Self
 from asgiref.sync import sync_to_async
 from django.db import models, router
 
-from django_ws.auth.recheck import Watch, watch_here
+from django_ws.auth.recheck import Recheck, recheck_here
 from django_ws.pubsub.topics import user_topic
 
 UserRows = dict[tuple[Any, Any], Any]  # by class and primary key
@@ -26,9 +26,9 @@ class Login:
 
     __slots__ = (
         "_password",
+        "_recheck",
         "_timer",
         "_was_active",
-        "_watch",
         "end",
         "expires_at",
         "failure",
@@ -47,7 +47,7 @@ class Login:
         self._was_active = getattr(user, "is_active", True)
         self._password = getattr(user, "password", None)  # its hash: changes with the password
         self._timer: asyncio.TimerHandle | None = None
-        self._watch: Watch | None = None
+        self._recheck: Recheck | None = None
         self.end: Callable[[], None] = _nothing
         self.failure: Exception | None = None  # why ``ended`` could not tell of this one alone
 
@@ -87,20 +87,20 @@ class Login:
     def begin(self, end: Callable[[], None]) -> Awaitable[bool]:
         """Watch it from now on, and call ``end`` when it has ended. Whether it still holds."""
         self.end = end
-        self._watch = watch_here()
-        self._watch.add(self)
-        return self._watch.holds(self)
+        self._recheck = recheck_here()
+        self._recheck.add(self)
+        return self._recheck.holds(self)
 
     def check(self) -> None:
         """Look soon whether it still holds."""
-        if self._watch is not None:
-            self._watch.check(self)
+        if self._recheck is not None:
+            self._recheck.check(self)
 
     def finish(self) -> None:
         """The connection is over."""
         self.end = _nothing
-        if self._watch is not None:
-            self._watch.remove(self)
+        if self._recheck is not None:
+            self._recheck.remove(self)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

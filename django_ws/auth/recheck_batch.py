@@ -25,7 +25,7 @@ MAX_BATCH = 500
 Waiter = asyncio.Future[bool] | None
 
 
-class Watched(Protocol):
+class Checkable(Protocol):
     """A log-in, as the watch sees it.
 
     ``failure`` is why ``ended`` could not tell of this one, though of the others.
@@ -41,7 +41,7 @@ class Watched(Protocol):
     async def ended(cls, logins: Sequence[Any]) -> Collection[Any]: ...
 
 
-class Looks:
+class RecheckBatch:
     """The log-ins of one class that are due. For the event loop's thread only.
 
     One task looks at them, and takes together what has come meanwhile: the more handshakes
@@ -50,20 +50,22 @@ class Looks:
     perhaps), the next ones wait as long for it, and fail.
     """
 
-    def __init__(self, kind: type[Watched], watched: Container[Watched], context: Context) -> None:
+    def __init__(
+        self, kind: type[Checkable], watched: Container[Checkable], context: Context
+    ) -> None:
         self._kind = kind
         self._watched = watched
         self._context = context
-        self._due: dict[Watched, Waiter] = {}
+        self._due: dict[Checkable, Waiter] = {}
         self._task: asyncio.Task[None] | None = None
-        self._asking: asyncio.Task[set[Watched]] | None = None
+        self._asking: asyncio.Task[set[Checkable]] | None = None
 
     @property
     def is_idle(self) -> bool:
         """Whether all that was due has been looked at, and nothing hangs."""
         return not self._due and self._task is None and self._asking is None
 
-    def add(self, login: Watched, waiter: Waiter) -> None:
+    def add(self, login: Checkable, waiter: Waiter) -> None:
         """With a waiter it is answered there; without, it is ended if it has ended."""
         if waiter is not None:
             self._due[login] = waiter
@@ -72,7 +74,7 @@ class Looks:
         if self._task is None:
             self._task = self._start(self._look())
 
-    def remove(self, login: Watched) -> None:
+    def remove(self, login: Checkable) -> None:
         waiter = self._due.pop(login, None)
         if waiter is not None and not waiter.done():
             waiter.set_result(False)
@@ -94,7 +96,7 @@ class Looks:
         finally:
             self._task = None
 
-    async def _look_at(self, due: dict[Watched, Waiter]) -> None:
+    async def _look_at(self, due: dict[Checkable, Waiter]) -> None:
         seconds = conf.get().ws_connect_timeout
         if self._asking is not None:  # the last one hangs
             await asyncio.wait([self._asking], timeout=seconds)
@@ -109,15 +111,15 @@ class Looks:
         name = self._kind.__qualname__
         self._failed(TimeoutError(f"{name}.ended() takes longer than {seconds:g} s"), due)
 
-    async def _ended(self, logins: Sequence[Watched]) -> set[Watched]:
+    async def _ended(self, logins: Sequence[Checkable]) -> set[Checkable]:
         return set(await self._kind.ended(logins))
 
-    def _has_asked(self, asking: asyncio.Task[set[Watched]]) -> None:
+    def _has_asked(self, asking: asyncio.Task[set[Checkable]]) -> None:
         self._asking = None
         if not asking.cancelled():
             asking.exception()  # of one that was given up: nobody else asks for it
 
-    def _tell(self, asked: asyncio.Task[set[Watched]], due: dict[Watched, Waiter]) -> None:
+    def _tell(self, asked: asyncio.Task[set[Checkable]], due: dict[Checkable, Waiter]) -> None:
         if asked.cancelled():
             self._failed(RuntimeError(f"{self._kind.__qualname__}.ended() was cancelled"), due)
         elif isinstance(error := asked.exception(), Exception):
@@ -126,7 +128,7 @@ class Looks:
         else:
             self._answer(asked.result(), due)
 
-    def _answer(self, ended: Container[Watched], due: dict[Watched, Waiter]) -> None:
+    def _answer(self, ended: Container[Checkable], due: dict[Checkable, Waiter]) -> None:
         for login, waiter in due.items():
             failure, login.failure = login.failure, None
             if failure is not None:
@@ -141,7 +143,7 @@ class Looks:
             if holds and login in self._watched:
                 login.expect_expiry()
 
-    def _failed(self, error: Exception, due: dict[Watched, Waiter]) -> None:
+    def _failed(self, error: Exception, due: dict[Checkable, Waiter]) -> None:
         for waiter in due.values():
             if waiter is not None and not waiter.done():
                 failure = LoginCheckError(error)  # its own: each gets other frames

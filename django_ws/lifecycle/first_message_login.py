@@ -19,7 +19,7 @@ from django_ws.exceptions import ConnectionClosed, DecodeError, InvalidMessage
 from django_ws.headers import checked_headers
 from django_ws.lifecycle.restart import Restarting
 from django_ws.limits.connection_limits import limits
-from django_ws.limits.handshake_queue import admission_of
+from django_ws.limits.handshake_queue import handshake_queue_of
 from django_ws.logs.throttled import ThrottledLog
 from django_ws.logs.traceback_text import without_frames
 from django_ws.types import Event, Login
@@ -40,7 +40,8 @@ class FirstMessage(Restarting):
         self.calls.place = "the first message"
         seconds = self.handler.first_message_seconds
         self._set_timer(connection.loop.call_later(seconds, self._no_first_message))
-        admission_of(connection.loop).leave(connection)  # clients that say nothing hold no place
+        # A client that says nothing takes no place of a handshake.
+        handshake_queue_of(connection.loop).leave(connection)
         try:
             self._set_accept_headers()
         except Exception as error:

@@ -31,7 +31,7 @@ from django_ws.exceptions import (
 )
 from django_ws.lifecycle.first_message_login import FirstMessage
 from django_ws.lifecycle.hook_calls import HANDLER_CLASS, LOG_IN, MIDDLEWARE
-from django_ws.limits.handshake_queue import admission_of
+from django_ws.limits.handshake_queue import handshake_queue_of
 from django_ws.limits.message_limits import MessageLimits, message_limits_of
 from django_ws.logs.printable import printable
 from django_ws.logs.throttled import ThrottledLog
@@ -114,7 +114,7 @@ class Life(FirstMessage):
         connection = self.connection
         if connection.state is CONNECTING and await self._log_in():
             self._set_timer(None)
-            admission_of(connection.loop).leave(connection)
+            handshake_queue_of(connection.loop).leave(connection)
             connection.inbound.hook_ends()
             self._is_handed_over = True
             await connection.hand_over(application, scope)
@@ -175,7 +175,7 @@ class Life(FirstMessage):
                 await calls.failed("rate_limit or idle_timeout", error)
                 return
             self._set_timer(None)
-            admission_of(connection.loop).leave(connection)
+            handshake_queue_of(connection.loop).leave(connection)
             try:
                 self._set_accept_headers()
             except Exception as error:

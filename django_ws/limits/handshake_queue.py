@@ -23,12 +23,12 @@ WAITING_FOR_EACH = 100  # handshakes that may wait, for each that may be under w
 _turned_away = ThrottledLog(logger, logging.WARNING, "handshakes refused for WS_MAX_HANDSHAKES")
 
 
-def turn_away(connection: Connection) -> None:
+def refuse_for_now(connection: Connection) -> None:
     """Answer a handshake with 503."""
     connection.refuse(503, HTTPStatus.SERVICE_UNAVAILABLE.phrase)
 
 
-class Gate:
+class RouteQueue:
     """The handshakes of one route: a slow ``on_connect`` of one keeps no other route waiting.
 
     Somebody waits only while ``inside`` is full, since whoever leaves lets the next one in at
@@ -43,8 +43,8 @@ class Gate:
         self.waiting: OrderedDict[Connection, asyncio.Future[None]] = OrderedDict()
 
 
-class Admission:
-    """The gates of one event loop, one for each target of a route. For its thread only.
+class HandshakeQueue:
+    """The queues of one event loop, one for each target of a route. For its thread only.
 
     ``WS_MAX_HANDSHAKES`` may be inside of each, a hundred times as many may wait, everyone for at
     most ``WS_CONNECT_TIMEOUT``. That wait is its own: who comes in has all that time once more.
@@ -52,13 +52,13 @@ class Admission:
 
     def __init__(self) -> None:
         # Those at which anybody is, by the id of the target: it need not be hashable.
-        self._gates: dict[int, Gate] = {}
-        self._places: dict[Connection, Gate] = {}  # of all who are inside or wait
+        self._routes: dict[int, RouteQueue] = {}
+        self._places: dict[Connection, RouteQueue] = {}  # of all who are inside or wait
         self._refused = 0
 
     @property
     def inside(self) -> int:
-        return sum(len(gate.inside) for gate in self._gates.values())
+        return sum(len(route.inside) for route in self._routes.values())
 
     @property
     def waiting(self) -> int:
@@ -66,13 +66,13 @@ class Admission:
 
     def admits(self, connection: Connection, target: object) -> bool:
         """Come in where there is room; otherwise ``wait``."""
-        gate = self._gates.get(id(target))
-        if gate is None:
-            gate = self._gates[id(target)] = Gate(target)
-        elif len(gate.inside) >= conf.get().ws_max_handshakes:
+        route = self._routes.get(id(target))
+        if route is None:
+            route = self._routes[id(target)] = RouteQueue(target)
+        elif len(route.inside) >= conf.get().ws_max_handshakes:
             return False
-        gate.inside.add(connection)
-        self._places[connection] = gate
+        route.inside.add(connection)
+        self._places[connection] = route
         return True
 
     async def wait(self, connection: Connection, target: object) -> bool:
@@ -81,14 +81,14 @@ class Admission:
         A client that leaves is noticed within a second or so, and costs no turn.
         """
         config = conf.get()
-        gate = self._gates[id(target)]
-        if len(gate.waiting) >= config.ws_max_handshakes * WAITING_FOR_EACH:
-            self._turn_away(connection, gate, "too many wait already")
+        route = self._routes[id(target)]
+        if len(route.waiting) >= config.ws_max_handshakes * WAITING_FOR_EACH:
+            self._refuse(connection, route, "too many wait already")
             return False
-        turn = gate.waiting[connection] = connection.loop.create_future()
-        self._places[connection] = gate
+        turn = route.waiting[connection] = connection.loop.create_future()
+        self._places[connection] = route
         timer = connection.loop.call_later(
-            config.ws_connect_timeout, self._too_late, connection, gate
+            config.ws_connect_timeout, self._too_late, connection, route
         )
         connection.on_closing = lambda by_client: self.leave(connection)
         connection.inbound.hook_starts()  # so that the client's leaving is read
@@ -107,57 +107,57 @@ class Admission:
 
     def leave(self, connection: Connection) -> None:
         """Its handshake is over, or was never let in. Again is no harm."""
-        gate = self._places.pop(connection, None)
-        if gate is None:
+        route = self._places.pop(connection, None)
+        if route is None:
             return
-        turn = gate.waiting.pop(connection, None)
+        turn = route.waiting.pop(connection, None)
         if turn is None:
-            gate.inside.remove(connection)
-            self._let_in(gate)
+            route.inside.remove(connection)
+            self._let_in(route)
         elif not turn.done():
             turn.set_result(None)
-        if not gate.inside:
-            del self._gates[id(gate.target)]
+        if not route.inside:
+            del self._routes[id(route.target)]
 
-    def _let_in(self, gate: Gate) -> None:
+    def _let_in(self, route: RouteQueue) -> None:
         limit = conf.get().ws_max_handshakes
-        while gate.waiting and len(gate.inside) < limit:
-            connection, turn = gate.waiting.popitem(last=False)
-            gate.inside.add(connection)
+        while route.waiting and len(route.inside) < limit:
+            connection, turn = route.waiting.popitem(last=False)
+            route.inside.add(connection)
             if not turn.done():  # cancelled: its task has yet to leave
                 turn.set_result(None)
 
     def close(self) -> None:
         """Turn away all who wait, and all inside: some have yet to learn that they are."""
         for connection in list(self._places):
-            turn_away(connection)
+            refuse_for_now(connection)
 
-    def _too_late(self, connection: Connection, gate: Gate) -> None:
+    def _too_late(self, connection: Connection, route: RouteQueue) -> None:
         seconds = conf.get().ws_connect_timeout
-        self._turn_away(connection, gate, f"no turn within WS_CONNECT_TIMEOUT ({seconds:g} s)")
+        self._refuse(connection, route, f"no turn within WS_CONNECT_TIMEOUT ({seconds:g} s)")
 
-    def _turn_away(self, connection: Connection, gate: Gate, why: str) -> None:
+    def _refuse(self, connection: Connection, route: RouteQueue, why: str) -> None:
         self._refused += 1
         _turned_away.log(
-            id(gate.target),
+            id(route.target),
             "WebSocket %s refused with 503: %s; %d handshakes of this route are under way, "
             "as many as WS_MAX_HANDSHAKES allows, and %d wait (%d refused so far)",
             connection.path,
             why,
-            len(gate.inside),
-            len(gate.waiting),
+            len(route.inside),
+            len(route.waiting),
             self._refused,
         )
-        turn_away(connection)
+        refuse_for_now(connection)
 
 
-_admissions: WeakKeyDictionary[asyncio.AbstractEventLoop, Admission] = WeakKeyDictionary()
+_admissions: WeakKeyDictionary[asyncio.AbstractEventLoop, HandshakeQueue] = WeakKeyDictionary()
 
 
-def admission_of(loop: asyncio.AbstractEventLoop) -> Admission:
-    """The one admission of an event loop."""
+def handshake_queue_of(loop: asyncio.AbstractEventLoop) -> HandshakeQueue:
+    """The one queue of an event loop."""
     try:
         return _admissions[loop]
     except KeyError:
-        admission = _admissions[loop] = Admission()
-        return admission
+        queue = _admissions[loop] = HandshakeQueue()
+        return queue

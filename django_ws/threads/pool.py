@@ -299,13 +299,13 @@ class SyncWork:
     ``around`` gives the context manager for each unit of work, or None.
     """
 
-    __slots__ = ("around", "executor", "log_in_watch", "path")
+    __slots__ = ("around", "executor", "log_in_recheck", "path")
 
     def __init__(self, path: str = "") -> None:
         self.path = path  # of the connection, for the log
         self.around: Around | None = None
         self.executor: InOrder | None = None  # made for the first call: most have none
-        self.log_in_watch: Any = None  # where the checks of its log-in need ``around``
+        self.log_in_recheck: Any = None  # where the checks of its log-in need ``around``
 
 
 _everything: ContextVar[Executor | None] = ContextVar("django_ws_sync_everything", default=None)

@@ -16,7 +16,7 @@ from rest_framework.authtoken.models import Token
 
 from django_ws import WebSocketHandler, adisconnect, user_topic
 from django_ws.auth.login import Login
-from django_ws.auth.recheck import watch_here
+from django_ws.auth.recheck import recheck_here
 from django_ws.testing import HandshakeRejected, WebSocketClient
 from tests.asgi_peer import PATH, client, the_handler, until
 
@@ -176,19 +176,19 @@ async def test_the_same_user_is_watched_once(staff: User) -> None:
     await sync_to_async(lambda: other.username)()
     cookies = await sync_to_async(session_of)(staff)
     async with client(Quiet, middleware=MIDDLEWARE, cookies=cookies):
-        assert len(watch_here()._all) == 1
+        assert len(recheck_here()._all) == 1
         assert the_handler().request.login.user == staff
 
 
 async def test_nothing_is_left_of_two_log_ins(staff: User, customer: User) -> None:
     cookies = await sync_to_async(session_of)(staff)
     async with client(Quiet, middleware=MIDDLEWARE, cookies=cookies):
-        await until(lambda: watch_here().is_idle)
-        assert len(watch_here()._all) == 2
+        await until(lambda: recheck_here().is_idle)
+        assert len(recheck_here()._all) == 2
         login = the_handler().request.login
         assert login.user == customer
         assert {user_topic(staff), user_topic(customer)} < set(login.owners)
-    assert watch_here()._all == {}
+    assert recheck_here()._all == {}
 
 
 async def test_a_middleware_that_makes_a_visitor_anonymous(staff: User) -> None:

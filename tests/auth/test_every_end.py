@@ -35,7 +35,7 @@ from sesame.utils import get_token
 
 from django_ws import WebSocketHandler, disconnect, user_topic
 from django_ws.auth import FirstMessageAuthMixin, LoginRequiredMixin, make_ticket
-from django_ws.auth.recheck import watch_here
+from django_ws.auth.recheck import recheck_here
 from django_ws.auth.tokens import (
     JSONWebTokenAuthenticator,
     RestTokenAuthenticator,
@@ -450,15 +450,15 @@ async def test_when_the_socket_is_closed(
         if site.first is not None:
             await ws.send(site.first)
         await until(lambda: the_handler().request.login is not None)
-        await until(lambda: len(watch_here()._all) == (2 if way.name == "acting as" else 1))
-        await until(lambda: watch_here().is_idle)
+        await until(lambda: len(recheck_here()._all) == (2 if way.name == "acting as" else 1))
+        await until(lambda: recheck_here().is_idle)
         await sync_to_async(end)(site)
         if expected == LOOK:
             await ws.receive_nothing()
         if expected != ONCE:
             the_handler().request.login.check()
         if expected == STAYS:
-            await until(lambda: watch_here().is_idle)
+            await until(lambda: recheck_here().is_idle)
             await ws.receive_nothing()
             return
         assert await ws.wait_closed() == 4401

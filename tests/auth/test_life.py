@@ -23,7 +23,7 @@ from rest_framework.authtoken.models import Token
 from django_ws import ConnectionClosed, WebSocketHandler, adisconnect, user_topic
 from django_ws.auth.login import Login
 from django_ws.auth.orders import publish
-from django_ws.auth.recheck import watch_here
+from django_ws.auth.recheck import recheck_here
 from django_ws.auth.session import SessionLogin
 from django_ws.auth.session_owner import session_owner
 from django_ws.auth.signals import connect
@@ -81,7 +81,7 @@ async def stays(ws: WebSocketClient) -> None:
 
 async def checked(ws: WebSocketHandler) -> None:
     """Whatever was due has been looked at."""
-    await until(lambda: watch_here().is_idle)
+    await until(lambda: recheck_here().is_idle)
 
 
 async def settled() -> None:
@@ -506,7 +506,7 @@ async def test_all_are_checked_together(
         assert sum(looks) == 29
         assert len(looks) < 29  # the handshakes of one moment share a look
         looks.clear()
-        watch = watch_here()
+        watch = recheck_here()
         watch._check_all()
         await until(lambda: looks and watch.is_idle)
         assert looks == [30]
@@ -522,7 +522,7 @@ async def test_all_are_checked_together(
 async def test_nothing_is_left_of_a_connection_that_has_ended(alice: User) -> None:
     async with client(Quiet, user=alice):
         await settled()
-        watch = watch_here()
+        watch = recheck_here()
         login = the_handler().request.login
         assert (watch._timer is None, login._timer is None) == (False, False)
     assert (watch._all, watch._timer, login._timer) == ({}, None, None)
@@ -530,7 +530,7 @@ async def test_nothing_is_left_of_a_connection_that_has_ended(alice: User) -> No
     assert hub is not None
     assert hub.users.everybody() == set()
     login.check()  # comes too late, and does nothing
-    assert watch._looks == {}
+    assert watch._batches == {}
 
 
 async def test_who_leaves_while_the_log_in_is_checked(
@@ -552,8 +552,8 @@ async def test_who_leaves_while_the_log_in_is_checked(
         peer.task.cancel()
         await asyncio.wait([peer.task])
         answer.set()
-        await until(lambda: watch_here().is_idle)
-        assert watch_here()._all == {}
+        await until(lambda: recheck_here().is_idle)
+        assert recheck_here()._all == {}
 
 
 async def test_a_check_that_waits_when_the_connection_ends(
@@ -572,8 +572,8 @@ async def test_a_check_that_waits_when_the_connection_ends(
         the_handler().request.login.check()
         await asked.wait()
         second = asyncio.create_task(WebSocketClient(PATH, user=alice).__aenter__())
-        watch = watch_here()
-        looks = watch._looks[SessionLogin]
+        watch = recheck_here()
+        looks = watch._batches[SessionLogin]
         await until(lambda: looks._due)
         waiting = next(iter(looks._due))
         watch.remove(waiting)  # as when its connection ends

@@ -11,7 +11,7 @@ from asgiref.sync import sync_to_async
 from pytest_django import Settings
 
 from django_ws.auth.login import Login
-from django_ws.auth.recheck import Watch, watch_here
+from django_ws.auth.recheck import Recheck, recheck_here
 from django_ws.exceptions import LoginCheckError
 from tests.asgi_peer import SECONDS, until
 
@@ -79,12 +79,12 @@ class Simple(Login):
 
 
 @pytest.fixture
-async def watch(settings: Settings) -> AsyncIterator[Watch]:
+async def watch(settings: Settings) -> AsyncIterator[Recheck]:
     settings.WS_CONNECT_TIMEOUT = SECONDS
     Hanging.go_on = asyncio.Event()
     Hanging.started = 0
     InThread.thread_goes_on.clear()
-    here = watch_here()
+    here = recheck_here()
     yield here
     let_go()
     await until(lambda: here.is_idle)
@@ -103,7 +103,7 @@ KINDS = pytest.mark.parametrize("kind", [Hanging, Stubborn, InThread])
 
 @KINDS
 async def test_a_check_that_hangs_stops_those_of_no_other_class(
-    watch: Watch, kind: type[Login]
+    watch: Recheck, kind: type[Login]
 ) -> None:
     hangs = asyncio.ensure_future(kind(Robot()).begin(ends))
     await until(lambda: Hanging.started)
@@ -116,7 +116,7 @@ async def test_a_check_that_hangs_stops_those_of_no_other_class(
 
 @KINDS
 async def test_a_check_that_hangs_fails_when_its_time_is_up(
-    watch: Watch, kind: type[Login], settings: Settings, caplog: pytest.LogCaptureFixture
+    watch: Recheck, kind: type[Login], settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings.WS_CONNECT_TIMEOUT = 0.05
     for _ in range(2):
@@ -132,7 +132,7 @@ async def test_a_check_that_hangs_fails_when_its_time_is_up(
 
 
 async def test_one_that_heeds_no_cancellation_is_not_asked_beside_itself(
-    watch: Watch, settings: Settings
+    watch: Recheck, settings: Settings
 ) -> None:
     settings.WS_CONNECT_TIMEOUT = 0.05
     for _ in range(3):
@@ -142,7 +142,7 @@ async def test_one_that_heeds_no_cancellation_is_not_asked_beside_itself(
     assert not watch.is_idle
 
 
-async def test_the_next_look_is_as_good_as_any(watch: Watch, settings: Settings) -> None:
+async def test_the_next_look_is_as_good_as_any(watch: Recheck, settings: Settings) -> None:
     settings.WS_CONNECT_TIMEOUT = 0.05
     with pytest.raises(LoginCheckError):
         await Hanging(Robot()).begin(ends)
@@ -151,29 +151,29 @@ async def test_the_next_look_is_as_good_as_any(watch: Watch, settings: Settings)
     assert await Hanging(Robot()).begin(ends) is True
 
 
-async def test_one_that_comes_back_late_is_asked_again(watch: Watch, settings: Settings) -> None:
+async def test_one_that_comes_back_late_is_asked_again(watch: Recheck, settings: Settings) -> None:
     settings.WS_CONNECT_TIMEOUT = 0.05
     with pytest.raises(LoginCheckError):
         await Stubborn(Robot()).begin(ends)
     settings.WS_CONNECT_TIMEOUT = SECONDS
     late = asyncio.ensure_future(Stubborn(Robot()).begin(ends))
-    await until(lambda: watch._looks[Stubborn]._task is not None)
+    await until(lambda: watch._batches[Stubborn]._task is not None)
     Hanging.go_on.set()
     with pytest.raises(LoginCheckError, match="too late"):
         await late
     assert Hanging.started == 2
 
 
-async def test_a_check_that_cancels_itself_has_failed(watch: Watch) -> None:
+async def test_a_check_that_cancels_itself_has_failed(watch: Recheck) -> None:
     with pytest.raises(LoginCheckError, match=r"Cancelled\.ended\(\) was cancelled"):
         await Cancelled(Robot()).begin(ends)
     assert await Simple(Robot()).begin(ends) is True
 
 
-async def test_nothing_stays_of_classes_whose_log_ins_have_gone(watch: Watch) -> None:
+async def test_nothing_stays_of_classes_whose_log_ins_have_gone(watch: Recheck) -> None:
     logins = [Simple(Robot()), Login(Robot())]
     assert await asyncio.gather(*[login.begin(ends) for login in logins]) == [True, True]
     await until(lambda: watch.is_idle)
     for login in logins:
         login.finish()
-    assert (watch._looks, watch._timer) == ({}, None)
+    assert (watch._batches, watch._timer) == ({}, None)

@@ -21,7 +21,7 @@ from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 
 from django_ws import WebSocketHandler
-from django_ws.auth.recheck import watch_here
+from django_ws.auth.recheck import recheck_here
 from django_ws.auth.session import SessionLogin
 from django_ws.auth.session_user import SessionUsers
 from django_ws.testing import HandshakeRejected, WebSocketClient
@@ -85,7 +85,7 @@ def check_all() -> None:
 
 async def checked() -> None:
     check_all()
-    await until(lambda: watch_here().is_idle)
+    await until(lambda: recheck_here().is_idle)
 
 
 def changed(user: User, **fields: Any) -> None:

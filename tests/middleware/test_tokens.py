@@ -32,7 +32,7 @@ from sesame.utils import get_token
 
 from django_ws import WebSocketHandler
 from django_ws.auth import FirstMessageAuthMixin
-from django_ws.auth.recheck import watch_here
+from django_ws.auth.recheck import recheck_here
 from django_ws.auth.tokens import (
     JSONWebTokenAuthenticator,
     RestTokenAuthenticator,
@@ -769,7 +769,7 @@ async def test_a_connection_that_outlives_its_token_ends_with_its_user(
         if closes:
             assert await ws.wait_closed() == 4401
             return
-        await until(lambda: watch_here().is_idle)
+        await until(lambda: recheck_here().is_idle)
         await ws.receive_nothing()
         await User.objects.aupdate(is_active=False)  # no signal tells of it
         login.check()

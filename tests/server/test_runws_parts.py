@@ -30,7 +30,7 @@ from pytest_django import Settings
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from django_ws.limits.handshake_queue import admission_of
+from django_ws.limits.handshake_queue import handshake_queue_of
 from django_ws.management.commands.runws import Command, application_target
 from django_ws.server.__main__ import main, new_parser
 from django_ws.server.access_log import WithoutRepetitions, WithoutSecrets
@@ -819,13 +819,13 @@ class TestHandingOver:
         monkeypatch.setattr(worker, "HANDSHAKE_SECONDS", 0.3)
         server._accepting = self.Busy(0)
         server.hand_over()
-        admission = admission_of(asyncio.get_running_loop())
+        queue = handshake_queue_of(asyncio.get_running_loop())
         connection: Any = object()
-        assert admission.admits(connection, "a route")
+        assert queue.admits(connection, "a route")
         began = time.monotonic()
         await server._settle()
         assert time.monotonic() - began >= 0.3
-        admission.leave(connection)
+        queue.leave(connection)
         await server._settle()
 
     async def test_is_not_waited_for_where_the_whole_server_ends(self, server: Any) -> None:

@@ -18,7 +18,7 @@ import uvicorn
 from django.conf import settings
 
 from django_ws import conf
-from django_ws.limits.handshake_queue import admission_of
+from django_ws.limits.handshake_queue import handshake_queue_of
 from django_ws.pubsub.backends.memory import MemoryBackend
 from django_ws.pubsub.hub.registry import all_connected, backend_class
 from django_ws.server import garbage
@@ -135,8 +135,8 @@ class Supervised(Server):
         if self._accepting.beginning:
             await _until(lambda: not self._accepting.beginning, deadline)
             await super()._settle()
-        admission = admission_of(asyncio.get_running_loop())
-        await _until(lambda: not admission.inside + admission.waiting, deadline)
+        queue = handshake_queue_of(asyncio.get_running_loop())
+        await _until(lambda: not queue.inside + queue.waiting, deadline)
 
 
 async def _until(condition: Callable[[], bool], deadline: float) -> None:
