@@ -49,13 +49,13 @@ class Recheck:
             }
 
     def check(self, login: Checkable) -> None:
-        """Check it soon, and end it if it is not valid any more. If the check fails, that is logged, and
-        the log-in stays."""
+        """Check it soon, and end it if it is not valid any more. A failure of the check itself is
+        logged, and the log-in stays."""
         if login in self._all:
             self._batch_of(login).add(login, None)
 
     def holds(self, login: Checkable) -> Awaitable[bool]:
-        """Check it soon. Awaiting gives the result, or raises ``LoginCheckError`` where that fails."""
+        """Check it soon. Awaiting gives the result, or raises ``LoginCheckError`` if it fails."""
         waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._batch_of(login).add(login, waiter)
         return waiter
