@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from weakref import WeakKeyDictionary
 
 from django_ws import conf
 from django_ws.auth.recheck_batch import Checkable, RecheckBatch
+from django_ws.threads.per_loop import PerLoop
 from django_ws.threads.pool import Place, context_at, place
 
 
@@ -79,7 +79,7 @@ class Recheck:
         self._set_timer()
 
 
-_rechecks: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Place, Recheck]] = WeakKeyDictionary()
+_rechecks: PerLoop[dict[Place, Recheck]] = PerLoop(dict)
 
 
 def recheck_here() -> Recheck:
@@ -95,7 +95,7 @@ def recheck_here() -> Recheck:
             work.log_in_recheck = Recheck(where)
         own: Recheck = work.log_in_recheck
         return own
-    rechecks = _rechecks.setdefault(loop, {})
+    rechecks = _rechecks(loop)
     recheck = rechecks.get(where)
     if recheck is None:
         recheck = rechecks[where] = Recheck(where)

@@ -14,9 +14,9 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from threading import get_ident
-from weakref import WeakKeyDictionary
 
 from django_ws.connection.outbound import data_size
+from django_ws.threads.per_loop import PerLoop
 from django_ws.types import Event, Receive
 
 logger = logging.getLogger("django.ws.request")
@@ -179,16 +179,7 @@ class Watch:
             self.start()
 
 
-_watches: WeakKeyDictionary[asyncio.AbstractEventLoop, Watch] = WeakKeyDictionary()
-
-
-def watch_of(loop: asyncio.AbstractEventLoop) -> Watch:
-    """The one watch of an event loop."""
-    try:
-        return _watches[loop]
-    except KeyError:
-        watch = _watches[loop] = Watch()
-        return watch
+watch_of = PerLoop(Watch)
 
 
 def _nothing(event: Event) -> None: ...

@@ -10,11 +10,11 @@ import asyncio
 import logging
 from collections import OrderedDict
 from http import HTTPStatus
-from weakref import WeakKeyDictionary
 
 from django_ws import conf
 from django_ws.connection.connection import CONNECTING, Connection
 from django_ws.logs.throttled import ThrottledLog
+from django_ws.threads.per_loop import PerLoop
 
 logger = logging.getLogger("django.ws.request")
 
@@ -151,13 +151,4 @@ class HandshakeQueue:
         refuse_for_now(connection)
 
 
-_admissions: WeakKeyDictionary[asyncio.AbstractEventLoop, HandshakeQueue] = WeakKeyDictionary()
-
-
-def handshake_queue_of(loop: asyncio.AbstractEventLoop) -> HandshakeQueue:
-    """The one queue of an event loop."""
-    try:
-        return _admissions[loop]
-    except KeyError:
-        queue = _admissions[loop] = HandshakeQueue()
-        return queue
+handshake_queue_of = PerLoop(HandshakeQueue)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import Iterator
 from typing import Protocol
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakValueDictionary
 
 from django_ws.pubsub.topics import LOOP_PREFIX, TOKEN_DIGITS
+from django_ws.threads.per_loop import PerLoop
 from django_ws.types import Subscriber
 
 
@@ -63,9 +63,4 @@ class Addresses:
                     yield reference.key, subscriber
 
 
-_all: WeakKeyDictionary[asyncio.AbstractEventLoop, Addresses] = WeakKeyDictionary()
-
-
-def addresses_of(loop: asyncio.AbstractEventLoop) -> Addresses:
-    addresses = _all.get(loop)
-    return addresses if addresses is not None else _all.setdefault(loop, Addresses())
+addresses_of = PerLoop(Addresses)
