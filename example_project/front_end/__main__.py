@@ -5,6 +5,7 @@ import json
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 SHARED = HERE.parent / "pages" / "static" / "pages"
@@ -30,6 +31,11 @@ class FrontEnd(ThreadingHTTPServer):
             f"connect-src {site} {site.replace('http', 'ws', 1)}; form-action 'none'; "
             "base-uri 'none'; frame-ancestors 'none'"
         )
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that goes to another page has no use for the rest of this one."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class Page(BaseHTTPRequestHandler):
