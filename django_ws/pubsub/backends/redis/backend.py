@@ -36,8 +36,9 @@ class RedisBackend(ListeningBackend[Listener]):
 
     @classmethod
     def for_location(cls, location: Any, prefix: str, options: Mapping[str, Any]) -> Backend:
-        """A ``ClusterBackend`` for a list of nodes."""
-        if isinstance(location, (list, tuple)):
+        """A ``ClusterBackend`` for a list of nodes. It would not have what a subclass adds: so a
+        subclass is for one server."""
+        if cls is RedisBackend and isinstance(location, (list, tuple)):
             from django_ws.pubsub.backends.redis_cluster.backend import ClusterBackend
 
             return ClusterBackend(location, prefix, options)

@@ -115,8 +115,8 @@ class RedisPublisher(SyncPublisher):
 
     @classmethod
     def for_location(cls, location: Any, prefix: str, options: Mapping[str, Any]) -> SyncPublisher:
-        """A ``ClusterPublisher`` for a list of nodes."""
-        if isinstance(location, (list, tuple)):
+        """A ``ClusterPublisher`` for a list of nodes, as in ``RedisBackend``."""
+        if cls is RedisPublisher and isinstance(location, (list, tuple)):
             from django_ws.pubsub.backends.redis_cluster.publisher import ClusterPublisher
 
             return ClusterPublisher(location, prefix, options)
