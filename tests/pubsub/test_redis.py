@@ -628,6 +628,6 @@ def test_a_list_of_nodes_is_not_one_server(kind: Any) -> None:
 @pytest.mark.parametrize("kind", [RedisBackend, RedisPublisher])
 def test_a_subclass_is_not_left_out_for_a_list_of_nodes(kind: Any) -> None:
     """As a cluster it would be another class, without what the subclass adds."""
-    own = type("Own", (kind,), {})
+    own: Any = type("Own", (kind,), {})
     with pytest.raises(ValueError, match="LOCATION of list: give redis://HOST"):
         own.for_location(["redis://127.0.0.1:1"], "p:", {})

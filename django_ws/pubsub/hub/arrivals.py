@@ -79,7 +79,7 @@ class Arrivals:
 
     def __init__(self) -> None:
         self._queues: dict[str, Queue] = {}
-        self._time_slice: deque[Queue] = deque()  # the next topic first
+        self._in_turn: deque[Queue] = deque()  # the next topic first
         self.size = 0
         self.dropped = 0  # messages
 
@@ -125,7 +125,7 @@ class Arrivals:
 
     def next(self) -> Queue | None:
         """The queue whose turn it is; None where nothing waits. ``end_turn`` must follow."""
-        return self._time_slice[0] if self._time_slice else None
+        return self._in_turn[0] if self._in_turn else None
 
     def take(self, queue: Queue) -> Batch | Gap | DecodeError:
         """The next batch of this queue, in which something waits."""
@@ -136,12 +136,12 @@ class Arrivals:
 
     def end_turn(self) -> None:
         """The turn of the next queue is over."""
-        queue = self._time_slice[0]
+        queue = self._in_turn[0]
         if queue.topic == ALL_TOPICS and queue.work is not None:
             return  # what comes later of any topic waits for it
-        self._time_slice.popleft()
+        self._in_turn.popleft()
         if queue.work is not None or queue.items:
-            self._time_slice.append(queue)
+            self._in_turn.append(queue)
         else:
             del self._queues[queue.topic]
 
@@ -149,7 +149,7 @@ class Arrivals:
         queue = self._queues.get(topic)
         if queue is None:
             queue = self._queues[topic] = Queue(topic)
-            self._time_slice.append(queue)
+            self._in_turn.append(queue)
         return queue
 
     def _make_room(self) -> None:
