@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from multiprocessing import Pipe
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from websockets.exceptions import ConnectionClosed
@@ -51,13 +51,13 @@ def line_of(text: str) -> int:
 
 
 def test_a_worker_that_is_slow_or_stopped_is_left_alone() -> None:
-    with Runws("--hang-timeout", "2") as server, server.connect("/blocks/") as client:
+    with Runws("--hang-timeout", "5") as server, server.connect("/blocks/") as client:
         pid = receive(client)["pid"]
-        for _ in range(3):  # longer than the bound in all, but not at once
-            client.send("1.2")
+        for _ in range(4):  # longer than the bound in all, but not at once
+            client.send("1.5")
             assert receive(client) == "awake"
         with Stopped(pid):
-            time.sleep(4)  # the time in which it would be replaced, if it hung
+            time.sleep(8)  # the time in which it would be replaced, if it hung
         client.send("0.1")
         assert receive(client) == "awake"
         assert server.ready == [pid]
@@ -108,6 +108,7 @@ class FakeChild:
 
     def __init__(self) -> None:
         self.pid = os.getpid()
+        self.began = 0.0
         self.is_alive = True
         self.process: Any = self
         self.killed = 0
@@ -127,41 +128,60 @@ def pipes() -> Iterator[tuple[Any, Any]]:
     theirs.close()
 
 
-class TestSupervisor:
-    def test_lets_a_worker_go_on_that_does_so_after_all(
-        self, monkeypatch: pytest.MonkeyPatch, pipes: tuple[Any, Any]
-    ) -> None:
+class Watched:
+    """A supervisor with one worker that is ready, on a clock of its own; it kills after 3 s."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, pipe: Any) -> None:
         from django_ws.server.workers.supervisor import Worker
 
-        now = 1000.0
-        monkeypatch.setattr("django_ws.server.workers.supervisor.time.monotonic", lambda: now)
-        asked: list[int] = []
-        monkeypatch.setattr(Stack, "ask", lambda self, pid: asked.append(pid))
-        supervisor = Supervisor("a:b", Options(hang_timeout=3), [])
-        row = supervisor._table.take()
-        child: Any = FakeChild()
-        child.began = now
-        worker = Worker(child, 0, row, Stack(pipes[0]))
+        self.now = 1000.0
+        clock = "django_ws.server.workers.supervisor.time.monotonic"
+        monkeypatch.setattr(clock, lambda: self.now)
+        self.asked: list[int] = []
+        monkeypatch.setattr(Stack, "ask", lambda stack, pid: self.asked.append(pid))
+        self.supervisor = Supervisor("a:b", Options(hang_timeout=3), [])
+        self.row = self.supervisor._table.take()
+        self.child = FakeChild()
+        worker = Worker(cast(Any, self.child), 0, self.row, Stack(pipe))
         worker.is_ready, worker.kill_at = True, float("inf")
-        supervisor.workers.append(worker)
-        row.show(0, accepts=True)
+        self.supervisor.workers.append(worker)
+        self.row.show(0, accepts=True)
 
-        def look(seconds: int) -> None:
-            nonlocal now
-            for _ in range(seconds):
-                now += 1
-                supervisor._look()
+    def look(self, seconds: int) -> None:
+        for _ in range(seconds):
+            self.now += 1
+            self.supervisor._look()
 
-        look(4)
-        assert asked == [child.pid]
-        assert worker.kill_at < float("inf")
-        row.show(0, accepts=True)
-        look(1)
-        assert (worker.kill_at, child.killed) == (float("inf"), 0)
-        look(5)
-        assert child.killed == 1
-        assert asked == [child.pid] * 2
-        supervisor.workers.clear()
+
+class TestSupervisor:
+    @pytest.fixture
+    def watched(self, monkeypatch: pytest.MonkeyPatch, pipes: tuple[Any, Any]) -> Iterator[Watched]:
+        watched = Watched(monkeypatch, pipes[0])
+        yield watched
+        watched.supervisor.workers.clear()
+
+    def test_lets_a_worker_go_on_that_does_so_after_all(self, watched: Watched) -> None:
+        watched.look(4)
+        assert watched.asked == [watched.child.pid]
+        watched.row.show(0, accepts=True)
+        watched.look(4)
+        assert watched.child.killed == 0
+        watched.look(5)
+        assert watched.child.killed == 1
+        assert watched.asked == [watched.child.pid] * 2
+
+    def test_leaves_a_worker_alone_that_is_stopped_before_it_tells(self, watched: Watched) -> None:
+        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+            watched.child.pid = process.pid
+            watched.look(4)
+            assert watched.asked == [process.pid]
+            with Stopped(process.pid):
+                watched.look(10)
+                assert watched.child.killed == 0
+            until(lambda: state(process.pid) != "T", "its going on", SECONDS)
+            watched.look(1)
+            assert watched.child.killed == 1
+            process.kill()
 
     def test_looks_at_nobody_where_it_shall_not(self) -> None:
         assert Supervisor("a:b", Options(hang_timeout=0), [])._seconds_to_look() is None

@@ -55,6 +55,7 @@ class Worker:
         self.stack = stack
         self.turns = Turns(row)
         self.hangs = False
+        self.kill_when_still_for = float("inf")  # seconds, by ``turns``
         self.is_ready = False
         self.is_alone = False
         self.is_leaving = False  # told to stop, or stopping by itself
@@ -200,24 +201,28 @@ class Supervisor:
             if not worker.is_ready or worker.is_leaving:
                 continue
             still_for = worker.turns.look(now, worker.child.pid or 0)
-            if worker.hangs and not still_for:
-                worker.hangs, worker.kill_at = False, float("inf")  # it goes on after all
-            elif not worker.hangs and still_for >= self._hang_seconds:
-                worker.hangs, worker.kill_at = True, now + STACK_SECONDS
+            if still_for < self._hang_seconds:
+                worker.hangs = False  # it goes on
+            elif not worker.hangs:
+                worker.hangs, worker.kill_when_still_for = True, still_for + STACK_SECONDS
                 worker.stack.ask(worker.child.pid or 0)
+            elif still_for >= worker.kill_when_still_for:
+                self._kill_hanging(worker)
+
+    def _kill_hanging(self, worker: Worker) -> None:
+        logger.error(
+            "%s: its event loop has stood still for %.0f s (--hang-timeout): it is killed. "
+            "It stands on:\n%s",
+            worker,
+            worker.turns.still_for,
+            worker.stack.read() or "(it does not tell)",
+        )
+        worker.kill_when_still_for = float("inf")
+        worker.child.process.kill()
 
     def _kill(self, worker: Worker) -> None:
-        if worker.hangs and not worker.is_leaving:
-            logger.error(
-                "%s: its event loop has stood still for %.0f s (--hang-timeout): it is killed. "
-                "It stands on:\n%s",
-                worker,
-                worker.turns.still_for,
-                worker.stack.read() or "(it does not tell)",
-            )
-        else:
-            verb = "end" if worker.is_leaving else "start"
-            logger.error("%s did not %s in time: it is killed", worker, verb)
+        verb = "end" if worker.is_leaving else "start"
+        logger.error("%s did not %s in time: it is killed", worker, verb)
         worker.kill_at = float("inf")
         worker.child.process.kill()
 
