@@ -18,6 +18,7 @@ from django_ws.conf.script_name import normal_scope, normal_script_name
 from django_ws.connection.connection import Connection
 from django_ws.drain import is_draining, lives
 from django_ws.handler import WebSocketHandler
+from django_ws.lifecycle.run import Serving
 from django_ws.lifespan import lifespan
 from django_ws.limits.connection_limits import limits
 from django_ws.limits.handshake_queue import handshake_queue_of, refuse_for_now
@@ -67,10 +68,10 @@ class WebSocketApplication:
             case "websocket":
                 handler = await new_handler(scope, receive, send)
                 if handler is not None:
-                    lives.add(life := handler._serving())
+                    lives.add(life := handler._alive)
                     try:
                         run_chain = chain()
-                        async with life:
+                        async with Serving(life):
                             await run_chain(handler)
                     finally:
                         lives.discard(life)

@@ -12,8 +12,10 @@ import random
 from weakref import WeakSet
 
 from django_ws import conf
-from django_ws.lifecycle.ending import LAST_SECONDS
-from django_ws.lifecycle.run import Life
+from django_ws.lifecycle.end import LAST_SECONDS
+from django_ws.lifecycle.life import Life
+from django_ws.lifecycle.phases import Event
+from django_ws.lifecycle.restart import call_on_restart, close_for_restart
 from django_ws.limits.handshake_queue import handshake_queue_of
 from django_ws.logs.counted import counted
 
@@ -54,7 +56,7 @@ async def drain(seconds: float | None = None, budget: float | None = None) -> No
         return  # also where Django is not used at all
     for life in ours:
         if life.connection.is_unanswered:  # a handshake, too, but not among those admitted
-            life.restart()
+            close_for_restart(life)
     config, why = conf.get(), ""
     if seconds is None:
         seconds = config.ws_drain_seconds
@@ -78,7 +80,7 @@ async def _close_all(ours: list[Life], seconds: float) -> None:
     random.shuffle(ours)
     told: dict[Life, asyncio.Task[None]] = {}
     for number, life in enumerate(ours):
-        hook = life.tell_of_restart()
+        hook = call_on_restart(life)
         if hook is not None:
             told[life] = hook
         if number % TOLD_AT_ONCE == TOLD_AT_ONCE - 1:
@@ -91,7 +93,7 @@ async def _close_all(ours: list[Life], seconds: float) -> None:
         due = max(due, loop.time() - CATCH_UP_SECONDS)
         while life in lives and (early := due - loop.time()) > 0:  # noqa: ASYNC110  # no event
             await asyncio.sleep(min(early, LOOK_SECONDS))
-        life.restart(told.pop(life, None))
+        close_for_restart(life, told.pop(life, None))
         due += gap
 
 
@@ -109,7 +111,7 @@ async def _await_end(loop: asyncio.AbstractEventLoop, seconds: float) -> None:
             ", ".join(sorted({life.connection.path for life in left})),
         )
         for life in left:
-            life.cut_off()
+            life.handle(Event.CUT_OFF)
 
 
 def _ours(loop: asyncio.AbstractEventLoop) -> list[Life]:

@@ -18,8 +18,9 @@ from django_ws.codecs import Codec, JSONCodec, TextCodec
 from django_ws.connection.connection import CONNECTING, HANDED_OVER, OPEN, Connection, Overflow
 from django_ws.exceptions import DecodeError, EncodeError, InvalidMessage, Reject, StateError
 from django_ws.lifecycle.hooks import Hooks, hooks_of
+from django_ws.lifecycle.life import Life
 from django_ws.lifecycle.read_only import read_only
-from django_ws.lifecycle.run import Life
+from django_ws.lifecycle.run import live
 from django_ws.lifecycle.tasks import (
     Ended,
     StartedTask,
@@ -549,10 +550,10 @@ class WebSocketHandler:
     def _run(self) -> Awaitable[None]:
         """From ``on_connect`` to ``on_close``; what the innermost middleware calls."""
         # Not async def: one more coroutine would stay in memory all the while.
-        return self._serving().live()
+        return live(self._alive)
 
-    def _serving(self) -> Life:
-        """The context in which the application runs the middleware chain, once."""
+    @property
+    def _alive(self) -> Life:
         if self._life is None:
             raise StateError("the connection has ended: a handler serves one connection")
         return self._life

@@ -27,13 +27,13 @@ Drained = asyncio.Task[None]
 def at_once_and_patiently(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.WS_DRAIN_SECONDS = 0
     settings.WS_CONNECT_TIMEOUT = settings.WS_CLOSE_TIMEOUT = SECONDS
-    monkeypatch.setattr("django_ws.lifecycle.restart.retry_after", lambda: 7)
+    monkeypatch.setattr("django_ws.lifecycle.life.retry_after", lambda: 7)
 
 
 @pytest.fixture
 def short_close(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.WS_CLOSE_TIMEOUT = 0.02
-    monkeypatch.setattr("django_ws.lifecycle.ending.LAST_SECONDS", 0.02)
+    monkeypatch.setattr("django_ws.lifecycle.end.LAST_SECONDS", 0.02)
     monkeypatch.setattr("django_ws.drain.LAST_SECONDS", SECONDS)  # it does not end that itself
 
 
@@ -492,7 +492,7 @@ async def test_a_client_that_has_yet_to_log_in_by_its_first_message_is_closed_wi
 async def test_clients_are_told_to_come_back_at_different_times(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("django_ws.lifecycle.restart.retry_after", retry_after)
+    monkeypatch.setattr("django_ws.lifecycle.life.retry_after", retry_after)
     async with AsyncExitStack() as stack:
         with route(WebSocketHandler):
             clients = [

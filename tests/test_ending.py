@@ -41,7 +41,7 @@ def short_close(settings: Settings) -> None:
 
 @pytest.fixture
 def short_last_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("django_ws.lifecycle.ending.LAST_SECONDS", 0.02)
+    monkeypatch.setattr("django_ws.lifecycle.end.LAST_SECONDS", 0.02)
 
 
 def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -211,7 +211,7 @@ async def test_a_broadcast_that_never_ends_is_named_and_cancelled_at_the_end(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings.WS_CLOSE_TIMEOUT = 0.02
-    monkeypatch.setattr("django_ws.lifecycle.ending.LAST_SECONDS", 0.02)
+    monkeypatch.setattr("django_ws.lifecycle.end.LAST_SECONDS", 0.02)
     ends: list[str] = []
 
     class Handler(Exclusive):

@@ -356,7 +356,7 @@ async def _(it: Floods) -> None:
                     await asyncio.sleep(0.01)
 
     it.settings.WS_CLOSE_TIMEOUT = 0.001
-    it.monkeypatch.setattr("django_ws.lifecycle.ending.LAST_SECONDS", 0.001)
+    it.monkeypatch.setattr("django_ws.lifecycle.end.LAST_SECONDS", 0.001)
     await it.connect(Stubborn, url="ws/<n>/", at="/ws/{}/")
 
 

@@ -128,10 +128,14 @@ class Calls:
             if self.turns is not None:  # the hook may have made it
                 self.turns.release()
 
+    def is_sync(self, name: str) -> bool:
+        """Whether a hook is a plain function, which runs in a thread."""
+        return name in self._handler._hooks.sync
+
     def function(self, name: str) -> Callable[..., Awaitable[Any]]:
         """A hook as a coroutine function, in a thread where it is a plain function."""
         function: Callable[..., Any] = getattr(self._handler, name)
-        return _threaded(function) if name in self._handler._hooks.sync else function
+        return _threaded(function) if self.is_sync(name) else function
 
     async def call(self, name: str, *args: Any) -> None:
         """Run one hook; an exception in it is answered. Only cancellations come out."""

@@ -11,6 +11,7 @@ from django_ws import conf
 from django_ws.connection.connection import Connection
 from django_ws.exceptions import StateError
 from django_ws.handler import WebSocketHandler
+from django_ws.lifecycle.run import hand_over
 from django_ws.request import WebSocketRequest
 from django_ws.types import ASGIApplication, Scope
 
@@ -46,7 +47,7 @@ class ASGIApplicationHandler(WebSocketHandler):
     async def _run(self) -> None:
         """Raises ``ImproperlyConfigured`` for a target that fails because it is none."""
         try:
-            await self._serving().hand_over(self.application, self._scope())
+            await hand_over(self._alive, self.application, self._scope())
         except Exception as error:
             fault = self._fault()
             if fault is None:
