@@ -134,8 +134,9 @@ TABLE: Mapping[Event, Mapping[Phase, Reaction]] = {
         closing=Reaction.CANCEL,
         closed=Reaction.CANCEL,
     ),
-    Event.CANCELLED: _row(  # the ASGI application gets the cancellation itself
-        handshake=Reaction.CLOSE,
+    Event.CANCELLED: _row(  # a middleware and an ASGI application get the cancellation themselves
+        first_message=Reaction.CLOSE,
+        connecting=Reaction.CLOSE,
         open=Reaction.CLOSE,
     ),
     Event.TIMED_OUT: _row(
