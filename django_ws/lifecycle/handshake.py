@@ -24,10 +24,10 @@ async def connect(life: Life) -> bool:
     """Whether the connection may be accepted; otherwise it is refused, or the client is gone."""
     connection, handler, calls = life.connection, life.handler, life.calls
     overridden = handler._hooks.overridden
+    life.phase = Phase.CONNECTING
     calls.context = await own_context()
     if connection.state is not CONNECTING:
         return False
-    life.phase = Phase.CONNECTING
     if handler._hooks.fault:
         await calls.failed(HANDLER_CLASS, ImproperlyConfigured(handler._hooks.fault))
         return False
