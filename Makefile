@@ -3,9 +3,12 @@ BIN := .venv/bin
 PORT ?= 8000
 FRONT_END_PORT ?= $(shell expr $(PORT) + 1)
 CHECKED := django_ws tests example_project benchmarks
+# Much of a test's time is waiting: twice as many at once as there are cores.
+WORKERS ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench faults clean
+.PHONY: help demo quick test bench faults clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -16,6 +19,13 @@ demo: ## Serve the example project at http://127.0.0.1:8000 and 8001 (PORT=... f
 	$(BIN)/python example_project/manage.py createdemousers
 	exec scripts/demo $(PORT) $(FRONT_END_PORT)
 
+quick: ## Check the code and run the unit tests, in less than a minute
+	scripts/make-venv .venv dev,demo,server
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(CHECKED)
+	$(PYTEST) tests/unit
+
 test: ## Check and test everything, on two Pythons where the machine has them
 	scripts/make-venv .venv dev,demo,server
 	scripts/install-system-packages
@@ -25,8 +35,8 @@ test: ## Check and test everything, on two Pythons where the machine has them
 	$(BIN)/mypy $(CHECKED)
 	$(BIN)/lint-imports --no-logo
 	rm -f .coverage .coverage.*
-	$(BIN)/python -m pytest -n 2 --dist worksteal --cov
-	scripts/test-other-python
+	$(PYTEST) --cov
+	WORKERS=$(WORKERS) scripts/test-other-python
 
 bench: ## Measure speed and memory beside other frameworks
 	scripts/make-venv .venv dev,demo,server

@@ -1,5 +1,6 @@
 """What all tests share: how hard Hypothesis tries, and settings that are put back."""
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -22,6 +23,12 @@ def pytest_make_parametrize_id(val: object) -> str | None:
     except Exception:  # some values of the tests are made to fail
         has_address = False
     return type(val).__name__ if has_address else None
+
+
+def pytest_collection_finish() -> None:
+    """The collector looks no more at what is there for good: it would, hundreds of times."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -21,7 +21,7 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.staticfiles",
     "rest_framework.authtoken",
-    "tests.auth.apps.AuthTestsConfig",
+    "tests.user_models.apps.AuthTestsConfig",
 ]
 MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",

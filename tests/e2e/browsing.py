@@ -23,9 +23,9 @@ from playwright.sync_api import (
 )
 from websockets.sync.client import ClientConnection, connect
 
-from tests.e2e.project import Uvicorn, manage
-from tests.e2e.servers import ROOT
-from tests.untraced import untraced
+from tests import ROOT
+from tests.support.project import Uvicorn, manage
+from tests.support.untraced import untraced
 
 EXAMPLE = ROOT / "example_project"
 CHROMIUM = "/usr/bin/chromium"

@@ -9,8 +9,8 @@ import pytest
 
 # Fixtures of the tests of the example project.
 from tests.e2e.browsing import browser, cookies, database, new_visitor, page, site  # noqa: F401
-from tests.e2e.servers import DEFAULT, KINDS, Kind, Server
-from tests.e2e.visit import Visit
+from tests.support.servers import DEFAULT, KINDS, Kind, Server
+from tests.support.visit import Visit
 
 Start = Callable[[Kind], Server]
 

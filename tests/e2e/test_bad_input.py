@@ -8,9 +8,9 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from tests.e2e.conftest import Start
-from tests.e2e.raw import BINARY, CLOSE, CONTINUATION, TEXT, RawClient, frame
-from tests.e2e.servers import DEFAULT, KINDS
-from tests.e2e.visit import Visit
+from tests.support.raw import BINARY, CLOSE, CONTINUATION, TEXT, RawClient, frame
+from tests.support.servers import DEFAULT, KINDS
+from tests.support.visit import Visit
 
 MIB = 1024 * 1024
 

@@ -10,8 +10,8 @@ from contextlib import ExitStack
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.e2e.servers import DEFAULT, KINDS, Server
-from tests.e2e.visit import Visit
+from tests.support.servers import DEFAULT, KINDS, Server
+from tests.support.visit import Visit
 
 
 def test_more_messages_than_the_rate_allows_close_with_4429(default_visit: Visit) -> None:

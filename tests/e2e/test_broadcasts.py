@@ -21,10 +21,11 @@ from django_ws.conf import DEFAULT_PREFIX
 from django_ws.pubsub import Publisher
 from django_ws.pubsub.backends.redis import RedisPublisher
 from django_ws.pubsub.envelope import seal
+from tests import ROOT
 from tests.e2e.conftest import SERVERS
-from tests.e2e.raw import RawClient
-from tests.e2e.servers import DEFAULT, FAST, KINDS, ROOT, Server
-from tests.redis_server import RedisServer, until
+from tests.support.raw import RawClient
+from tests.support.redis_server import RedisServer, until
+from tests.support.servers import DEFAULT, FAST, KINDS, Server
 
 SECONDS = 20.0
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.e2e.visit import Visit
+from tests.support.visit import Visit
 
 # Messages
 

@@ -10,9 +10,9 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from tests.e2e.conftest import Start
-from tests.e2e.raw import CLOSE, TEXT
-from tests.e2e.servers import DEFAULT, KINDS, Kind
-from tests.e2e.visit import Visit
+from tests.support.raw import CLOSE, TEXT
+from tests.support.servers import DEFAULT, KINDS, Kind
+from tests.support.visit import Visit
 
 # Clients that vanish
 

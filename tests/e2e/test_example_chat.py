@@ -22,8 +22,8 @@ from tests.e2e.browsing import (
     serve,
     wire,
 )
-from tests.e2e.project import manage
-from tests.redis_server import RedisServer
+from tests.support.project import manage
+from tests.support.redis_server import RedisServer
 
 HISTORY = 50
 MARKUP = "<img src=x onerror=alert(1)><script>alert(2)</script>"

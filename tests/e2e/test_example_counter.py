@@ -10,8 +10,8 @@ import pytest
 from playwright.sync_api import Page, WebSocketRoute, expect
 
 from tests.e2e.browsing import EXAMPLE, NewVisitor, address, expect_state, serve, wire
-from tests.e2e.project import manage
-from tests.redis_server import RedisServer
+from tests.support.project import manage
+from tests.support.redis_server import RedisServer
 
 pytestmark = pytest.mark.heavy
 

@@ -32,9 +32,9 @@ from tests.e2e.browsing import (
     serve,
     wire,
 )
-from tests.e2e.project import Uvicorn, environment
-from tests.e2e.servers import START_SECONDS, TROUBLE, Lines
-from tests.redis_server import RedisServer, free_port
+from tests.support.project import Uvicorn, environment
+from tests.support.redis_server import RedisServer, free_port
+from tests.support.servers import START_SECONDS, TROUBLE, Lines
 
 pytestmark = pytest.mark.heavy
 

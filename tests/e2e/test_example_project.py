@@ -21,7 +21,7 @@ from tests.e2e.browsing import (
     serve,
     wire,
 )
-from tests.e2e.project import manage
+from tests.support.project import manage
 
 
 def next_forecast(connection: WebSocket, city: str) -> dict[str, object]:

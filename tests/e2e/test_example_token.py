@@ -12,7 +12,7 @@ from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
 from tests.e2e.browsing import WAIT_SECONDS, NewVisitor, address, expect_state, serve
-from tests.e2e.project import Uvicorn
+from tests.support.project import Uvicorn
 
 pytestmark = pytest.mark.heavy
 

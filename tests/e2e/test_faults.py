@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.e2e.conftest import Start
-from tests.e2e.raw import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
-from tests.e2e.servers import DEFAULT, KINDS
 from tests.e2e.test_memory import check_growth
-from tests.e2e.visit import Visit
+from tests.support.raw import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
+from tests.support.servers import DEFAULT, KINDS
+from tests.support.visit import Visit
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 

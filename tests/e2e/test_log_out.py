@@ -20,9 +20,9 @@ from django.test import Client
 from django.urls import path
 from pytest_django import Settings
 
-from tests.e2e.raw import RawClient
-from tests.e2e.servers import DEFAULT, KINDS, Server
-from tests.redis_server import RedisServer
+from tests.support.raw import RawClient
+from tests.support.redis_server import RedisServer
+from tests.support.servers import DEFAULT, KINDS, Server
 
 SOCKETS = 1000
 PATIENCE = 20.0  # seconds; the library promises one, which a busy machine need not keep

@@ -9,8 +9,8 @@ import pytest
 from websockets.asyncio.client import connect
 
 from tests.e2e.conftest import Start
-from tests.e2e.servers import DEFAULT, KINDS, Kind, Server
-from tests.e2e.visit import Visit
+from tests.support.servers import DEFAULT, KINDS, Kind, Server
+from tests.support.visit import Visit
 
 AT_ONCE = 20
 

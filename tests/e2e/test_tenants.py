@@ -15,9 +15,9 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from tests.e2e.project import COMMAND_SECONDS, Uvicorn, environment
-from tests.e2e.servers import ROOT
-from tests.postgres_server import PostgresServer
+from tests import ROOT
+from tests.support.postgres_server import PostgresServer
+from tests.support.project import COMMAND_SECONDS, Uvicorn, environment
 
 pytestmark = pytest.mark.heavy
 

@@ -9,7 +9,7 @@ from django.contrib.auth.models import User
 from django_tenants.utils import get_tenant_domain_model, tenant_context
 
 from django_ws import Reject, WebSocketHandler
-from tests.routes import path
+from tests.support.routes import path
 
 
 class UsersHandler(WebSocketHandler):

@@ -1,8 +1,0 @@
-"""An app for the models that the tests of log-ins need."""
-
-from django.apps import AppConfig
-
-
-class AuthTestsConfig(AppConfig):
-    name = "tests.auth"
-    label = "auth_tests"
