@@ -35,7 +35,7 @@ class Subscriber(Protocol):
         ...
 
     def is_called(self, names: Container[str]) -> bool:
-        """Whether the connection's id, or the name of one of its owners, is one of those."""
+        """Whether the connection's id, or the name of one of its identities, is one of those."""
         ...
 
     def deliver(self, broadcast: Any) -> None:
@@ -63,7 +63,7 @@ class Login(Protocol):
     user: Any
 
     @property
-    def owners(self) -> Sequence[str]:
+    def identities(self) -> Sequence[str]:
         """By what ``disconnect`` and a log-out find the connection: its user, its session."""
         ...
 

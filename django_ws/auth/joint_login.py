@@ -14,12 +14,14 @@ class JointLogin:
     ``user`` is that of the last one: who the connection speaks for.
     """
 
-    __slots__ = ("logins", "owners", "user")
+    __slots__ = ("identities", "logins", "user")
 
     def __init__(self, *logins: Login) -> None:
         self.logins = logins
         self.user = logins[-1].user
-        self.owners = tuple(dict.fromkeys(owner for login in logins for owner in login.owners))
+        self.identities = tuple(
+            dict.fromkeys(identity for login in logins for identity in login.identities)
+        )
 
     def begin(self, end: Callable[[], None]) -> Awaitable[bool]:
         """Watch all of them from now on. Whether all still hold."""

@@ -32,18 +32,18 @@ class Login:
         "end",
         "expires_at",
         "failure",
-        "owners",
+        "identities",
         "user",
     )
 
     def __init__(
-        self, user: Any, *, expires_at: float | None = None, owners: Sequence[str] = ()
+        self, user: Any, *, expires_at: float | None = None, identities: Sequence[str] = ()
     ) -> None:
         self.user = user
         # A float also where a token names an int that is none: better refused here.
         self.expires_at = None if expires_at is None else float(expires_at)
         # What a log-out names to find the connection.
-        self.owners = tuple(dict.fromkeys((*own_topic(user), *owners)))
+        self.identities = tuple(dict.fromkeys((*own_topic(user), *identities)))
         self._was_active = getattr(user, "is_active", True)
         self._password = getattr(user, "password", None)  # its hash: changes with the password
         self._timer: asyncio.TimerHandle | None = None

@@ -13,7 +13,7 @@ from django.db import Error, models, router
 from django.utils import timezone
 
 from django_ws.auth.login import Login, row_of, users_now
-from django_ws.auth.session_owner import session_owner
+from django_ws.auth.session_identity import session_identity
 from django_ws.auth.session_user import SessionUsers
 from django_ws.session import ConnectionSession
 from django_ws.threads.caches import share_cache
@@ -32,7 +32,7 @@ class SessionLogin(Login):
     def __init__(self, user: Any, session: SessionBase) -> None:
         self.key = session.session_key or ""
         self.store = session.engine if isinstance(session, ConnectionSession) else type(session)
-        super().__init__(user, owners=(session_owner(self.key),))
+        super().__init__(user, identities=(session_identity(self.key),))
 
     @classmethod
     def _ended_by_now(cls, logins: Sequence[Self]) -> set[Self]:

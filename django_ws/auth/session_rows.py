@@ -18,7 +18,7 @@ from django.db import connections
 from django.db.backends.signals import connection_created
 
 from django_ws.auth.orders import call_on_commit, order_on_commit, publish
-from django_ws.auth.session_owner import session_owner
+from django_ws.auth.session_identity import session_identity
 from django_ws.pubsub.envelope import seal_check
 from django_ws.pubsub.hub.user_index import EVERYBODY
 
@@ -50,12 +50,12 @@ def _models() -> list[Any]:
 
 
 def _look_at(*, connection: Any, **kwargs: Any) -> None:
-    if _hear not in connection.execute_wrappers:
+    if _note_deleted not in connection.execute_wrappers:
         # First: what `with connection.execute_wrapper()` takes back, at its end, is the last.
-        connection.execute_wrappers.insert(0, _hear)
+        connection.execute_wrappers.insert(0, _note_deleted)
 
 
-def _hear(
+def _note_deleted(
     execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: dict[str, Any]
 ) -> Any:
     """Every statement of the site comes through here: whatever is no DELETE must cost nothing."""
@@ -79,7 +79,7 @@ def _deleted(sql: str, params: Any, context: dict[str, Any]) -> None:
             column = connection.ops.quote_name(model._meta.get_field("session_key").column)
             if statement["which"] in (f"{table}.{column} IN (%s)", f"{table}.{column} = %s"):
                 # Its row is the truth about a session: who looks finds out.
-                order_on_commit(seal_check(session_owner(params[0])), connection.alias)
+                order_on_commit(seal_check(session_identity(params[0])), connection.alias)
             else:
                 _check_all(connection)
 

@@ -17,7 +17,7 @@ from django.dispatch import receiver
 
 from django_ws.auth import session_rows
 from django_ws.auth.orders import order_on_commit
-from django_ws.auth.session_owner import session_owner
+from django_ws.auth.session_identity import session_identity
 from django_ws.close_codes import CloseCode
 from django_ws.pubsub.envelope import seal_check, seal_disconnect
 from django_ws.pubsub.topics import user_topic
@@ -77,7 +77,8 @@ def _session_ended(key: str | None, user: Any) -> None:
     if not key:
         return
     try:
-        order = seal_disconnect(session_owner(key), CloseCode.LOGIN_ENDED, "the log-in has ended")
+        session = session_identity(key)
+        order = seal_disconnect(session, CloseCode.LOGIN_ENDED, "the log-in has ended")
         # Not type(), for it may be a lazy object; None where nobody has looked who it is.
         model = get_user_model() if user is None else user.__class__
         order_on_commit(order, router.db_for_write(model, instance=user))

@@ -266,25 +266,25 @@ class Connection:
             self._send_or_drop(event, event["text"] if "text" in event else event["bytes"])
 
     def make_room(
-        self, size: int, drop_oldest: Callable[[], bool], beside: Callable[[], int] = int
+        self, size: int, drop_oldest: Callable[[], bool], in_hooks: Callable[[], int] = int
     ) -> WebSocketError | None:
         """None where so many bytes more may wait; otherwise, by ``overflow``, why they may not.
 
-        ``beside`` tells what waits for a hook instead of for the client.
+        ``in_hooks`` tells what waits for a hook instead of for the client.
         """
         has_room = self.outbound.has_room
-        if has_room(size, beside()):
+        if has_room(size, in_hooks()):
             return None
         match self.overflow:
             case "drop_newest":
                 return MessageDropped()
             case "drop_oldest":
-                while not has_room(size, beside()) and drop_oldest():
+                while not has_room(size, in_hooks()) and drop_oldest():
                     self._warn_of_drops()
                 # Otherwise it is half sent already.
-                return None if has_room(size, beside()) else MessageDropped()
+                return None if has_room(size, in_hooks()) else MessageDropped()
             case _:
-                self.overflowed(beside())
+                self.overflowed(in_hooks())
                 return self.closed_error()
 
     def drop(self, error: WebSocketError) -> Awaitable[None]:
@@ -299,11 +299,11 @@ class Connection:
         """Whether the client has yet to take what was sent."""
         return self.outbound.size > 0
 
-    def overflowed(self, beside: int = 0) -> None:
+    def overflowed(self, in_hooks: int = 0) -> None:
         """End it, since the client reads too slowly, or its hooks handle too little."""
         cause = (
             "the client reads too slowly"
-            if self.outbound.size > beside
+            if self.outbound.size > in_hooks
             else "broadcasts come faster than its hooks handle them"
         )
         is_open = self.state is OPEN
@@ -313,7 +313,7 @@ class Connection:
             "Send less, raise WS_SEND_BUFFER, or set send_overflow on the handler.",
             self.path,
             cause,
-            self.outbound.size + beside,
+            self.outbound.size + in_hooks,
             "closed with 1013" if is_open else "refused with 503",
         )
         if not is_open:

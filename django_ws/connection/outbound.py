@@ -1,4 +1,4 @@
-"""The outbound buffer of one connection: drives the server's ``send``, keeps order and bounds."""
+"""What a connection sends: in order, and with a limit on what waits for the client."""
 
 from __future__ import annotations
 
@@ -148,11 +148,11 @@ class Outbound:
             return True
         return False
 
-    def has_room(self, size: int, beside: int = 0) -> bool:
+    def has_room(self, size: int, in_hooks: int = 0) -> bool:
         """Whether so many bytes more may wait, with those that wait elsewhere for the same
         connection; the first message always may.
         """
-        waiting = self.size + beside
+        waiting = self.size + in_hooks
         return waiting == 0 or waiting + size <= self._limit
 
     def drop_oldest(self) -> bool:

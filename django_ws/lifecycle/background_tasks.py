@@ -107,7 +107,7 @@ class Background:
             if inspect.isawaitable(result):
                 await result
         except Exception as second_error:
-            await self._calls.failed_beside("on_task_error", second_error)
+            await self._calls.failed_in_task("on_task_error", second_error)
 
     async def _call_back(self, task_id: str, callback: TaskCallback, task: StartedTask) -> None:
         try:

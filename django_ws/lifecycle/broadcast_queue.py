@@ -122,11 +122,11 @@ class HookQueue:
             self._is_running = False
 
     def _turn(self) -> AbstractAsyncContextManager[None]:
-        return nullcontext() if self._handler.concurrent_broadcasts else self._calls.turn()
+        return nullcontext() if self._handler.concurrent_broadcasts else self._calls.locked()
 
     async def _call(self, item: Waiting | Gap) -> None:
         if isinstance(item, frozenset):
-            await self._calls.call_beside("on_broadcast_gap", item)
+            await self._calls.call_in_task("on_broadcast_gap", item)
             return
         broadcast, function = item
         try:
@@ -135,7 +135,7 @@ class HookQueue:
             cannot_send(self._connection, self._handler.codec, broadcast, error)
             return
         if function is None:
-            await self._calls.call_beside("on_broadcast", broadcast.topic, message)
+            await self._calls.call_in_task("on_broadcast", broadcast.topic, message)
         else:
             await self._calls.call_topic_handler(function, broadcast.topic, message)
 

@@ -57,7 +57,7 @@ async def watch_login(life: Life) -> bool:
         life.calls.place = LOG_IN
         ended = partial(life.handle, Event.LOGIN_ENDED)
         try:
-            may_hold = life.subscriptions.belongs_to(login.owners, hub_of(DEFAULT))
+            may_hold = life.subscriptions.belongs_to(login.identities, hub_of(DEFAULT))
             if not (may_hold and await login.begin(ended)):
                 ended()
         except Exception as error:

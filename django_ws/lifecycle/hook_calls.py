@@ -96,37 +96,37 @@ class Handler(Protocol):
 class Calls:
     """The calls into one handler. ``place`` names what runs now, for the log.
 
-    Hooks do not overlap. ``turns`` is locked while one runs; it is None where no other task than
+    Hooks do not overlap. ``lock`` is locked while one runs; it is None where no other task than
     the connection's own calls any. ``context`` is that of the connection: every hook runs in it.
     """
 
-    __slots__ = ("_connection", "_handler", "context", "place", "turns")
+    __slots__ = ("_connection", "_handler", "context", "lock", "place")
 
     def __init__(self, handler: Handler, connection: Connection) -> None:
         self._handler = handler
         self._connection = connection
         self.place = MIDDLEWARE
         self.context: Context | None = None  # as long as only the middleware runs
-        self.turns: asyncio.Lock | None = None
+        self.lock: asyncio.Lock | None = None
 
-    def take_turns(self, *, is_locked: bool) -> None:
+    def add_lock(self, *, is_locked: bool) -> None:
         """From now on hooks are called from several tasks; ``is_locked``: one runs right now."""
-        if self.turns is None:
-            self.turns = asyncio.Lock()
+        if self.lock is None:
+            self.lock = asyncio.Lock()
             if is_locked:
                 with suppress(StopIteration):  # it is free, so nothing is waited for
-                    self.turns.acquire().send(None)
+                    self.lock.acquire().send(None)
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
+    async def locked(self) -> AsyncIterator[None]:
         """Wait until no other hook runs, and let none run meanwhile."""
-        if self.turns is not None:
-            await self.turns.acquire()
+        if self.lock is not None:
+            await self.lock.acquire()
         try:
             yield
         finally:
-            if self.turns is not None:  # the hook may have made it
-                self.turns.release()
+            if self.lock is not None:  # the hook may have made it
+                self.lock.release()
 
     def is_sync(self, name: str) -> bool:
         """Whether a hook is a plain function, which runs in a thread."""
@@ -140,7 +140,7 @@ class Calls:
     async def call(self, name: str, *args: Any) -> None:
         """Run one hook; an exception in it is answered. Only cancellations come out."""
         self.place = name
-        await self.call_beside(name, *args)
+        await self.call_in_task(name, *args)
 
     async def decide(self, name: str) -> None:
         """As ``call``, for a hook that decides who may connect: False refuses the handshake."""
@@ -167,14 +167,14 @@ class Calls:
             "the client in and False to refuse it, or raise Reject(status, reason)."
         )
 
-    async def call_beside(self, name: str, *args: Any) -> None:
+    async def call_in_task(self, name: str, *args: Any) -> None:
         """As ``call``, from another task than the connection's own: ``place`` stays as it is."""
         await self.call_function(name, self.function(name), *args)
 
     async def call_topic_handler(
         self, function: Callable[[str, Any], Any], topic: str, message: Any
     ) -> None:
-        """As ``call_beside``, for what was given to ``subscribe``."""
+        """As ``call_in_task``, for what was given to ``subscribe``."""
         if not iscoroutinefunction(function):
             function = _threaded(function)
         await self.call_function(f"{TOPIC_HANDLER}{topic!r}", function, topic, message)
@@ -247,7 +247,7 @@ class Calls:
         elif connection.state is OPEN:
             connection.close(CloseCode.TRY_AGAIN_LATER)
 
-    async def failed_beside(self, place: str, error: Exception) -> None:
+    async def failed_in_task(self, place: str, error: Exception) -> None:
         """As ``failed``, in what belongs to a background task: other errors end no connection."""
         if self._connection.state is OPEN and (rejection := _rejection_of(error)) is not None:
             self._reject(place, error, rejection)

@@ -33,7 +33,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "unit_of_work": (),
 }
 # Called from other tasks than the connection's own, which must wait for their turn:
-BESIDE = {"on_broadcast", "on_broadcast_gap"}
+TAKING_TURNS = {"on_broadcast", "on_broadcast_gap"}
 # Never in a thread, even as a plain function:
 IN_THE_LOOP = {"on_task_error", "get_topics", "may_subscribe"}
 
@@ -52,7 +52,7 @@ class Hooks:
     @property
     def takes_turns(self) -> bool:
         """Whether a hook may be called while another one of the same connection runs."""
-        return not BESIDE.isdisjoint(self.overridden)
+        return not TAKING_TURNS.isdisjoint(self.overridden)
 
 
 def hooks_of(handler_class: type, base: type) -> Hooks:

@@ -24,7 +24,7 @@ async def _call_on_restart(life: Life) -> None:
     while life.phase is Phase.OPENING:  # noqa: ASYNC110
         await asyncio.sleep(LOOK_SECONDS)
     if life.phase is Phase.OPEN:
-        await life.calls.call_beside("on_restart")
+        await life.calls.call_in_task("on_restart")
 
 
 def close_for_restart(life: Life, on_restart: asyncio.Task[None] | None = None) -> None:

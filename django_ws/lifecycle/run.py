@@ -116,7 +116,7 @@ async def live(life: Life) -> None:
         if "on_open" in overridden:
             await calls.call("on_open")
         if handler._hooks.takes_turns and not handler.concurrent_broadcasts:
-            calls.take_turns(is_locked=False)
+            calls.add_lock(is_locked=False)
         life.opened()
         inbound = connection.inbound
         inbound.hook_ends()
@@ -155,7 +155,7 @@ async def live(life: Life) -> None:
             busy[inbound] = False  # as inbound.hook_starts(), without the calls
             if watch.timer is None:
                 watch.start()
-            if calls.turns is not None and not await _turn_comes(inbound, calls):
+            if calls.lock is not None and not await _lock_for_message(inbound, calls):
                 continue
             try:
                 if takes_bytes and isinstance(data, bytes):
@@ -185,8 +185,8 @@ async def live(life: Life) -> None:
                     return
             finally:
                 del busy[inbound]
-                if calls.turns is not None:  # the hook may have made it
-                    calls.turns.release()
+                if calls.lock is not None:  # the hook may have made it
+                    calls.lock.release()
     except asyncio.CancelledError:
         if not life.take_back_cancel():
             life.handle(Event.CANCELLED)
@@ -203,7 +203,7 @@ async def _rate_limited(life: Life) -> None:
     inbound, calls = life.connection.inbound, life.calls
     inbound.hook_starts()
     try:
-        async with calls.turn():
+        async with calls.locked():
             await calls.call("on_rate_limited")
     finally:
         calls.place = "on_message"
@@ -220,22 +220,22 @@ async def _takes(
     return bool(is_done) or inbound.stopped
 
 
-async def _turn_comes(inbound: Inbound, calls: Calls) -> bool:
+async def _lock_for_message(inbound: Inbound, calls: Calls) -> bool:
     """Wait until no other hook runs. False if we have closed meanwhile: what came before is
     not handled then.
     """
-    turns = calls.turns
-    if turns is None:
+    lock = calls.lock
+    if lock is None:
         return True
     place, calls.place = calls.place, "on_broadcast"
     try:
-        await turns.acquire()
+        await lock.acquire()
     except BaseException:
         inbound.hook_ends()
         raise
     calls.place = place
     if inbound.stopped:
-        turns.release()
+        lock.release()
         inbound.hook_ends()
         return False
     return True

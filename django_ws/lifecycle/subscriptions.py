@@ -26,8 +26,22 @@ class Subscriptions:
     """What the hub knows of a connection (a ``Subscriber``). For the loop's thread only."""
 
     __slots__ = (
-        "_calls", "_connection", "_handler", "_has_ended", "_has_hook", "_hub", "_is_held", "_life",
-        "_members", "_owners", "_queue", "codec", "prepare", "send", "topics", "write_frames",
+        "_calls",
+        "_connection",
+        "_handler",
+        "_has_ended",
+        "_has_hook",
+        "_hub",
+        "_identities",
+        "_is_held",
+        "_life",
+        "_members",
+        "_queue",
+        "codec",
+        "prepare",
+        "send",
+        "topics",
+        "write_frames",
     )  # fmt: skip
 
     def __init__(
@@ -50,7 +64,7 @@ class Subscriptions:
         self._has_ended = False
         self._queue: HookQueue | None = None  # made for the first that waits
         self._members: dict[str, TopicMember] | None = None  # for the topics with a handler
-        self._owners: tuple[Hub, Sequence[str]] | None = None
+        self._identities: tuple[Hub, Sequence[str]] | None = None
         # Those joined now or, since the connection began to end, those joined then. A tuple takes
         # a tenth of a dict's memory.
         self.topics: tuple[str, ...] = ()
@@ -109,7 +123,7 @@ class Subscriptions:
                 members = self._members = {}
                 if not self._handler.concurrent_broadcasts:
                     is_locked = not self._is_held and self._connection.inbound.in_hook
-                    self._calls.take_turns(is_locked=is_locked)
+                    self._calls.add_lock(is_locked=is_locked)
             members[topic] = TopicMember(self, function)
             if not is_new:
                 self._hub.topics.replace(self, members[topic], topic)
@@ -136,13 +150,13 @@ class Subscriptions:
                 self._hub.topics.leave(member, topic)
         return done(self._connection.loop)
 
-    def belongs_to(self, owners: Sequence[str], hub: Hub) -> bool:
+    def belongs_to(self, identities: Sequence[str], hub: Hub) -> bool:
         """Let ``disconnect(user_topic(user))`` and a log-out find it, through this hub.
 
         Whether no log-in among them is known to have ended.
         """
-        self._owners = hub, owners
-        return hub.users.add(owners, self)
+        self._identities = hub, identities
+        return hub.users.add(identities, self)
 
     def release(self) -> None:
         """``on_open`` has returned: hand on what has arrived meanwhile."""
@@ -158,10 +172,10 @@ class Subscriptions:
         for topic in self.topics:
             self._hub.topics.leave(self._member(topic), topic)
         self._members = None
-        if self._owners is not None:
-            hub, owners = self._owners
-            hub.users.remove(owners, self)
-            self._owners = None
+        if self._identities is not None:
+            hub, identities = self._identities
+            hub.users.remove(identities, self)
+            self._identities = None
         if self._queue is not None:
             self._queue.drop_all(self._connection.closed_error())
 
@@ -174,7 +188,9 @@ class Subscriptions:
     def is_called(self, names: Container[str]) -> bool:
         if self._handler._known_id in names:
             return True
-        return self._owners is not None and any(owner in names for owner in self._owners[1])
+        return self._identities is not None and any(
+            identity in names for identity in self._identities[1]
+        )
 
     def deliver(self, broadcast: Broadcast) -> None:
         if self._has_hook or self._is_held:

@@ -37,8 +37,8 @@ class Limits:
     def __init__(self) -> None:
         self._lock = Lock()
         self._count = 0
-        self._owners: dict[Connection, str] = {}  # of those that are counted for one
-        self._counts: dict[str, int] = {}  # for each owner, never 0
+        self._counted_as: dict[Connection, str] = {}  # of those that are counted for one
+        self._counts: dict[str, int] = {}  # for each user or address, never 0
         self._refused: dict[str, int] = {}  # for each setting
 
     # In the process
@@ -62,7 +62,7 @@ class Limits:
             self._count -= 1
             self._take_back(connection)
 
-    # Of one owner
+    # Of one user or address
 
     def admit(self, connection: Connection, request: WebSocketRequest) -> None:
         """Count it for its user, or for its address; where that has too many, end it.
@@ -75,29 +75,29 @@ class Limits:
         user = getattr(request, "user", None)
         if user is not None and user.is_authenticated and user.pk is not None:
             name, limit = "WS_MAX_CONNECTIONS_PER_USER", config.ws_max_connections_per_user
-            owner, who = user_topic(user), f"user {printable(str(user.pk))}"
+            key, who = user_topic(user), f"user {printable(str(user.pk))}"
         else:
             name, limit = "WS_MAX_CONNECTIONS_PER_ADDRESS", config.ws_max_connections_per_address
-            owner = "" if limit is None else _address(request.client_address)
-            who = f"address {owner}"
+            key = "" if limit is None else _address(request.client_address)
+            who = f"address {key}"
         with self._lock:
             self._take_back(connection)
             if limit is None:
                 return
-            count = self._counts.get(owner, 0)
+            count = self._counts.get(key, 0)
             if count < limit:
-                self._owners[connection] = owner
-                self._counts[owner] = count + 1
+                self._counted_as[connection] = key
+                self._counts[key] = count + 1
                 return
         self._warn(name, limit, connection, request, 429, who)
         connection.close(CloseCode.RATE_LIMITED, "too many connections")
 
     def _take_back(self, connection: Connection) -> None:
-        owner = self._owners.pop(connection, None)
-        if owner is not None:
-            self._counts[owner] -= 1
-            if not self._counts[owner]:
-                del self._counts[owner]
+        key = self._counted_as.pop(connection, None)
+        if key is not None:
+            self._counts[key] -= 1
+            if not self._counts[key]:
+                del self._counts[key]
 
     # The log
 

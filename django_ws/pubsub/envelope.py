@@ -77,9 +77,9 @@ def seal_disconnect(topic: str, code: int, reason: str) -> bytes:
     return put_together(disconnection(topic, code, reason))
 
 
-def seal_check(owner: str) -> bytes:
-    """The envelope of the order to check the log-ins of an owner's connections."""
-    return put_together(CHECK + _json.encode(owner).encode())
+def seal_check(identity: str) -> bytes:
+    """The envelope of the order to check the log-ins of an identity's connections."""
+    return put_together(CHECK + _json.encode(identity).encode())
 
 
 def connection_ids(exclude: Any) -> list[str]:
@@ -106,7 +106,7 @@ def shared(codec: Codec) -> Codec:
 class Broadcast:
     """One broadcast that was received. Encoded once for each codec that its receivers speak.
 
-    ``exclude`` has the names of the connections, by id or owner, that shall not get it. ``id``
+    ``exclude`` has the names of the connections, by id or identity, that shall not get it. ``id``
     is empty unless it went to several topics, and ``to`` unless it is for one connection: then
     ``topic`` is that connection's own, and ``channel`` the one that the hub listens to.
     """

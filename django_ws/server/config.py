@@ -20,8 +20,8 @@ from django_ws.types import ASGIApplication
 FAST = "django_ws.server.protocol:FastProtocol"
 LOGGED_SANSIO = "django_ws.server.protocol.socket_log:LoggedSansIO"
 HTTP = {
-    "httptools": "django_ws.server.http.httptools:BoundedHttpTools",
-    "h11": "django_ws.server.http.h11:BoundedH11",
+    "httptools": "django_ws.server.http.httptools:LimitedHttpTools",
+    "h11": "django_ws.server.http.h11:LimitedH11",
 }
 
 

@@ -61,7 +61,7 @@ class Listener:
     async def read(self) -> None:
         """Until the stream ends; as the hub does."""
         async for first in self.backend.stream():
-            for received in (first, *self.backend.at_hand()):
+            for received in (first, *self.backend.read_nowait()):
                 if isinstance(received, Gap):
                     self.gaps.append(received)
                 else:

@@ -184,7 +184,7 @@ class Backend(ABC):
         once; and a ``Gap`` as soon as the listener is back after a loss. Has one consumer.
         """
 
-    def at_hand(self) -> Sequence[Received]:
+    def read_nowait(self) -> Sequence[Received]:
         """What ``stream`` would give next without any waiting, given here instead.
 
         The hub asks after each that ``stream`` has given: what arrived together can be sent to

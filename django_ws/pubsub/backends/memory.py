@@ -156,7 +156,7 @@ class MemoryBackend(Backend):
             else:
                 await self._wake.wait()
 
-    def at_hand(self) -> Sequence[Received]:
+    def read_nowait(self) -> Sequence[Received]:
         return [self._next() for _ in range(min(len(self._waiting), AT_ONCE - self._given))]
 
     def _next(self) -> tuple[str, bytes]:

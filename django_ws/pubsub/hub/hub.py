@@ -117,7 +117,7 @@ class Hub:
         arrivals = self._arrivals
         read = 0
         async for received in backend.stream():
-            waiting: deque[Item] = deque((received, *backend.at_hand()))
+            waiting: deque[Item] = deque((received, *backend.read_nowait()))
             if arrivals or not self._deliver_at_once(waiting):
                 for item in waiting:
                     arrivals.put(item)
@@ -129,16 +129,16 @@ class Hub:
 
     def _deliver_at_once(self, waiting: deque[Item]) -> bool:
         """In the order in which it came. Whether that was all, before the turn was over."""
-        turns = self._time_slice
-        turns.begin()
-        while waiting and not turns.are_over():
+        time_slice = self._time_slice
+        time_slice.begin()
+        while waiting and not time_slice.is_over():
             item = next_batch(waiting)
             work = self._work(item)
             if not self._run(work):
                 channel = item.broadcasts[0].channel if isinstance(item, Batch) else ALL_TOPICS
                 self._arrivals.put_begun(channel, work)
                 return False
-        turns.finish()
+        time_slice.finish()
         return not waiting
 
     async def _catch_up(self) -> None:
@@ -154,14 +154,14 @@ class Hub:
 
     def _deliver_in_turn(self) -> bool:
         """A batch of each topic after the other. Whether nothing waits any more."""
-        arrivals, turns = self._arrivals, self._time_slice
+        arrivals, time_slice = self._arrivals, self._time_slice
         while (queue := arrivals.next()) is not None:
             if queue.work is None:
                 queue.work = self._work(arrivals.take(queue))
             if self._run(queue.work):
                 queue.work = None
             arrivals.end_turn()
-            if turns.are_over():
+            if time_slice.is_over():
                 break
         return not arrivals
 
@@ -169,7 +169,7 @@ class Hub:
         """Whether it came to its end before the turn was over."""
         try:
             for _ in work:
-                if self._time_slice.are_over():
+                if self._time_slice.is_over():
                     return False
         except Exception as error:  # whatever was published, the listener goes on
             server = self.topics.backend.server
@@ -215,8 +215,8 @@ class Hub:
 
         yield from self._for_each(found, disconnect)
 
-    def _found(self, owner_or_topic: str) -> set[Subscriber]:
-        return self.users.of(owner_or_topic).union(self.topics.members_of(owner_or_topic))
+    def _found(self, identity_or_topic: str) -> set[Subscriber]:
+        return self.users.of(identity_or_topic).union(self.topics.members_of(identity_or_topic))
 
     # Messages
 
@@ -291,7 +291,7 @@ class Hub:
         """For the topic registry: what was lost has nothing to do with what arrives now."""
         self._time_slice.begin()
         for _ in self._gap(topics):
-            if self._time_slice.are_over():
+            if self._time_slice.is_over():
                 await self._time_slice.pass_on()
         self._time_slice.finish()
 

@@ -13,7 +13,7 @@ class TimeSlice:
     """Counts the time in which the hub holds up the event loop, over all that it receives.
 
     The clock runs between ``begin`` and ``finish``; whoever works long in between asks
-    ``are_over`` now and then, and if so awaits ``pass_on``.
+    ``is_over`` now and then, and if so awaits ``pass_on``.
     """
 
     __slots__ = ("_left", "_until")
@@ -25,7 +25,7 @@ class TimeSlice:
     def begin(self) -> None:
         self._until = monotonic() + self._left
 
-    def are_over(self) -> bool:
+    def is_over(self) -> bool:
         return monotonic() > self._until
 
     async def pass_on(self, *, is_flooded: bool = False) -> None:

@@ -26,30 +26,30 @@ class UserIndex:
         self._connections: dict[str, set[Subscriber]] = {}
         self._ended: dict[str, float] = {}  # until when to remember them, the oldest first
 
-    def add(self, owners: Iterable[str], subscriber: Subscriber) -> bool:
+    def add(self, identities: Iterable[str], subscriber: Subscriber) -> bool:
         """Let orders find this connection; whether none of its log-ins has ended."""
-        for owner in owners:
-            self._connections.setdefault(owner, set()).add(subscriber)
+        for identity in identities:
+            self._connections.setdefault(identity, set()).add(subscriber)
         self._forget()
-        return self._ended.keys().isdisjoint(owners)
+        return self._ended.keys().isdisjoint(identities)
 
-    def remove(self, owners: Iterable[str], subscriber: Subscriber) -> None:
-        for owner in owners:
-            self._connections[owner].discard(subscriber)
-            if not self._connections[owner]:
-                del self._connections[owner]
+    def remove(self, identities: Iterable[str], subscriber: Subscriber) -> None:
+        for identity in identities:
+            self._connections[identity].discard(subscriber)
+            if not self._connections[identity]:
+                del self._connections[identity]
 
-    def end(self, owner: str) -> None:
+    def end(self, identity: str) -> None:
         """Remember it, if it is the name of a log-in."""
-        if owner.startswith(_ONE_LOG_IN):
+        if identity.startswith(_ONE_LOG_IN):
             self._forget()
-            self._ended.pop(owner, None)
-            self._ended[owner] = self._loop.time() + REMEMBERED_SECONDS
+            self._ended.pop(identity, None)
+            self._ended[identity] = self._loop.time() + REMEMBERED_SECONDS
 
-    def of(self, owner: str) -> set[Subscriber]:
-        if owner == EVERYBODY:
+    def of(self, identity: str) -> set[Subscriber]:
+        if identity == EVERYBODY:
             return self.everybody()
-        return self._connections.get(owner, set())
+        return self._connections.get(identity, set())
 
     def everybody(self) -> set[Subscriber]:
         """A copy."""

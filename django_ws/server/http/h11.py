@@ -10,7 +10,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from django_ws.server.http.limited import INVALID, TOO_LARGE, BoundedHTTP, is_too_large
+from django_ws.server.http.limited import INVALID, TOO_LARGE, LimitedHTTP, is_too_large
 from django_ws.server.http.waiting import Phase
 
 
@@ -45,7 +45,7 @@ class Connection(h11.Connection):
         return event
 
 
-class BoundedH11(BoundedHTTP, H11Protocol):  # type: ignore[misc]
+class LimitedH11(LimitedHTTP, H11Protocol):  # type: ignore[misc]
     """Give it to uvicorn as ``http``."""
 
     def __init__(
@@ -73,7 +73,7 @@ class BoundedH11(BoundedHTTP, H11Protocol):  # type: ignore[misc]
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         self.upgrade(event.method, event.target, self.headers, self.conn.trailing_data[0])
 
-    # For BoundedHTTP
+    # For LimitedHTTP
 
     def _reads(self) -> Phase | None:
         if self.conn.refusal is not None:

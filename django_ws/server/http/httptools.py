@@ -14,7 +14,7 @@ from django_ws.server.http.limited import (
     INVALID,
     PIECE,
     TOO_LARGE,
-    BoundedHTTP,
+    LimitedHTTP,
     has_body,
     is_too_large,
 )
@@ -33,7 +33,7 @@ class Refused(Exception):
         self.text = text
 
 
-class BoundedHttpTools(BoundedHTTP, HttpToolsProtocol):  # type: ignore[misc]
+class LimitedHttpTools(LimitedHTTP, HttpToolsProtocol):  # type: ignore[misc]
     """Give it to uvicorn as ``http``."""
 
     def __init__(
@@ -100,7 +100,7 @@ class BoundedHttpTools(BoundedHTTP, HttpToolsProtocol):  # type: ignore[misc]
         super()._let_go()
         self.parser = None  # type: ignore[assignment]  # as uvicorn's, when a connection is lost
 
-    # For BoundedHTTP
+    # For LimitedHTTP
 
     def _reads(self) -> Phase | None:
         return self._part

@@ -50,7 +50,7 @@ class Flow(FlowControl):
             self.go_on()
 
 
-class BoundedHTTP(Refusing):
+class LimitedHTTP(Refusing):
     """To be put in front of a protocol class of uvicorn's. One instance is one connection."""
 
     # Of uvicorn's, beside those in ``Refusing``:

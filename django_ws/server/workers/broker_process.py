@@ -82,7 +82,7 @@ class BrokerProcess:
                 self.child.process.kill()
                 self._is_ready = False
             if not self.child.is_alive:
-                self._bury(self.child)
+                self._discard(self.child)
         if self._is_asked_for and self.child is None and not self._pauses.left:
             self._start()
         if self._is_ready:
@@ -107,12 +107,12 @@ class BrokerProcess:
         else:
             logger.info("Started the broker for broadcasts [%s]", self.child.pid)
 
-    def _bury(self, child: Child) -> None:
+    def _discard(self, child: Child) -> None:
         pause = self._pauses.note_death(child)
         logger.error(
             "The broker for broadcasts [%s] died (%s), a new one is started%s",
             child.pid,
-            child.fate,
+            child.outcome,
             f" in {pause:g} s" if pause else "",
         )
         child.close()

@@ -83,7 +83,7 @@ class Child:
         return self.process.is_alive()
 
     @property
-    def fate(self) -> str:
+    def outcome(self) -> str:
         """How it ended, for the log."""
         code = self.process.exitcode or 0
         if code >= 0:

@@ -9,7 +9,7 @@ from django_ws.server.workers.shared_table import Row
 LOOK_SECONDS = 1.0  # between two looks
 
 
-class Turns:
+class Heartbeat:
     """How long one worker's event loop has stood still, by the looks that its parent has taken.
 
     Time in which the worker was stopped (by SIGSTOP or a debugger) does not count, nor does time
@@ -18,16 +18,16 @@ class Turns:
 
     def __init__(self, row: Row) -> None:
         self._row = row
-        self._last_turn = 0.0
+        self._last_beat = 0.0
         self._looked_at = 0.0
         self.still_for = 0.0  # seconds
 
     def look(self, now: float, pid: int) -> float:
         """To be called about every ``LOOK_SECONDS``; the seconds for which it has stood still."""
         elapsed, self._looked_at = now - self._looked_at, now
-        last_turn = self._row.last_turn
-        if last_turn != self._last_turn:
-            self._last_turn = last_turn
+        last_beat = self._row.last_beat
+        if last_beat != self._last_beat:
+            self._last_beat = last_beat
             self.still_for = 0.0
         elif not _is_stopped(pid):
             self.still_for += min(elapsed, 2 * LOOK_SECONDS)

@@ -15,7 +15,7 @@ logger = logging.getLogger("django.ws")  # uvicorn's cuts text at "?", and a pla
 LAST_SECONDS = 5.0  # for hooks that still run in threads, and for what runs at the exit
 
 
-def bound_the_rest() -> None:
+def limit_the_rest() -> None:
     """Call it when all else has ended: the process is gone after ``LAST_SECONDS``."""
     threading.Thread(target=_end, name="the last seconds", daemon=True).start()
 

@@ -68,7 +68,7 @@ class Row:
         return Table.row, (self._table, self.number)
 
     @property
-    def last_turn(self) -> float:
+    def last_beat(self) -> float:
         """When its event loop turned last, on the monotonic clock; 0.0 before the first time."""
         return self._numbers[self._start + 1]
 

@@ -25,7 +25,7 @@ from django_ws.server.options import Options
 from django_ws.server.workers.broker_process import BrokerProcess
 from django_ws.server.workers.child import Child, Order, Pauses, Report, pipe_from_child
 from django_ws.server.workers.file_changes import Changes
-from django_ws.server.workers.heartbeat import LOOK_SECONDS, Turns
+from django_ws.server.workers.heartbeat import LOOK_SECONDS, Heartbeat
 from django_ws.server.workers.loading import CANNOT_START, Site
 from django_ws.server.workers.main_thread import Stack
 from django_ws.server.workers.shared_table import Row, Table
@@ -53,9 +53,9 @@ class Worker:
         self.generation = generation  # how many restarts there had been
         self.row = row
         self.stack = stack
-        self.turns = Turns(row)
+        self.heartbeat = Heartbeat(row)
         self.hangs = False
-        self.kill_when_still_for = float("inf")  # seconds, by ``turns``
+        self.kill_when_still_for = float("inf")  # seconds, by ``heartbeat``
         self.is_ready = False
         self.is_alone = False
         self.is_leaving = False  # told to stop, or stopping by itself
@@ -190,9 +190,9 @@ class Supervisor:
         for worker in list(self.workers):
             is_alive = worker.child.is_alive  # before its last words are read
             for report in worker.child.reports():
-                self._hear(worker, report)
+                self._receive(worker, report)
             if not is_alive:
-                self._bury(worker)
+                self._discard(worker)
             elif now >= worker.kill_at:
                 self._kill(worker)
 
@@ -200,7 +200,7 @@ class Supervisor:
         for worker in self.workers:
             if not worker.is_ready or worker.is_leaving:
                 continue
-            still_for = worker.turns.look(now, worker.child.pid or 0)
+            still_for = worker.heartbeat.look(now, worker.child.pid or 0)
             if still_for < self._hang_seconds:
                 worker.hangs = False  # it goes on
             elif not worker.hangs:
@@ -214,7 +214,7 @@ class Supervisor:
             "%s: its event loop has stood still for %.0f s (--hang-timeout): it is killed. "
             "It stands on:\n%s",
             worker,
-            worker.turns.still_for,
+            worker.heartbeat.still_for,
             worker.stack.read() or "(it does not tell)",
         )
         worker.kill_when_still_for = float("inf")
@@ -233,7 +233,7 @@ class Supervisor:
         for worker in self._staying:
             self._retire(worker)
 
-    def _hear(self, worker: Worker, report: Report) -> None:
+    def _receive(self, worker: Worker, report: Report) -> None:
         match report:
             case Report.NEEDS_BROKER:
                 self._broker.ask(worker.child)
@@ -252,21 +252,21 @@ class Supervisor:
             case Report.LEAVING if not worker.is_leaving:
                 self._retire(worker)
 
-    def _bury(self, worker: Worker) -> None:
+    def _discard(self, worker: Worker) -> None:
         self.workers.remove(worker)
-        child, fate = worker.child, worker.child.fate
+        child, outcome = worker.child, worker.child.outcome
         code = child.process.exitcode or 0
         if worker.is_leaving:
-            logger.info("%s has ended (%s)", worker, fate)
+            logger.info("%s has ended (%s)", worker, outcome)
         elif not self._has_served and code > 0:
-            self._end(f"{worker} could not start ({fate})")
+            self._end(f"{worker} could not start ({outcome})")
         elif not worker.is_ready and self._has_spare_gone:
-            logger.error("%s could not start (%s): the old workers stay", worker, fate)
+            logger.error("%s could not start (%s): the old workers stay", worker, outcome)
             self._keep_old(worker.generation)
         else:
             pause = self._pauses.note_death(child)
             when = f" in {pause:g} s" if pause else ""
-            logger.error("%s died (%s), a new one is started%s", worker, fate, when)
+            logger.error("%s died (%s), a new one is started%s", worker, outcome, when)
         child.close()
         worker.stack.close()
         self._table.give_back(worker.row)

@@ -30,7 +30,7 @@ from django_ws.server.server import Server
 from django_ws.server.workers import import_failure, main_thread
 from django_ws.server.workers.accepting import Accepting
 from django_ws.server.workers.child import PARENTS_SIGNALS, Order, Report, release_signals
-from django_ws.server.workers.last_threads import bound_the_rest
+from django_ws.server.workers.last_threads import limit_the_rest
 from django_ws.server.workers.loading import Site, prepared
 from django_ws.server.workers.shared_table import Row
 from django_ws.threads import stalls
@@ -124,7 +124,7 @@ class Supervised(Server):
             await super().shutdown(sockets)
         finally:
             if self._line.is_of_process:
-                bound_the_rest()
+                limit_the_rest()
 
     async def _settle(self) -> None:
         await super()._settle()

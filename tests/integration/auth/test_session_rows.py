@@ -22,7 +22,7 @@ from django.utils.timezone import now
 from pytest_django import Settings
 
 from django_ws.auth import orders, session_rows
-from django_ws.auth.session_owner import session_owner
+from django_ws.auth.session_identity import session_identity
 from django_ws.pubsub.envelope import CHECK, DISCONNECT, Broadcast
 from django_ws.pubsub.hub.user_index import EVERYBODY
 from django_ws.pubsub.topics import CONTROL_TOPIC
@@ -86,7 +86,7 @@ def test_one_session_is_told_of(how: str, store: Any, told: list[Any]) -> None:
         case "proxy":
             store, [key] = OwnStore, new_sessions(1, OwnStore)
             ProxySession.objects.get(pk=key).delete()
-    assert told == [session_owner(key)]
+    assert told == [session_identity(key)]
 
 
 def test_many_at_once_have_all_log_ins_checked_and_nothing_is_loaded(told: list[Any]) -> None:
@@ -155,7 +155,7 @@ def test_it_is_told_when_the_transaction_commits(told: list[Any]) -> None:
         SessionStore(one).delete()
         Session.objects.exclude(pk="").delete()
         assert told == []
-    assert told == [session_owner(one), EVERYBODY]
+    assert told == [session_identity(one), EVERYBODY]
     assert other not in str(told)
 
 
@@ -195,11 +195,11 @@ def test_without_autocommit_it_is_told_as_far_as_django_knows(
             assert told == []
         else:
             SessionStore(key).delete()
-            assert told == [session_owner(key)]
+            assert told == [session_identity(key)]
         transaction.commit()
     finally:
         transaction.set_autocommit(True)
-    assert told == [session_owner(key)]
+    assert told == [session_identity(key)]
 
 
 # What is none of it
@@ -228,7 +228,7 @@ def test_other_tables_tell_nobody(told: list[Any]) -> None:
 def test_statements_that_are_no_text_pass(told: list[Any]) -> None:
     """As psycopg's composed ones."""
     statement, context = object(), {"connection": connection}
-    sent = session_rows._hear(lambda *given: given, statement, (), False, context)
+    sent = session_rows._note_deleted(lambda *given: given, statement, (), False, context)
     assert sent == (statement, (), False, context)
 
 
@@ -264,7 +264,7 @@ def test_every_connection_is_heard_once(settings: Settings) -> None:
         session_rows.listen()
         connection.close()
         connection.ensure_connection()
-    assert connection.execute_wrappers.count(session_rows._hear) == 1
+    assert connection.execute_wrappers.count(session_rows._note_deleted) == 1
 
 
 def test_a_wrapper_of_the_sites_own_is_taken_back_though_it_opened_the_connection(
@@ -282,11 +282,11 @@ def test_a_wrapper_of_the_sites_own_is_taken_back_though_it_opened_the_connectio
     connections["default"].execute_wrappers.clear()  # as of a thread that has not asked yet
     with connection.execute_wrapper(own):
         Session.objects.exists()
-    assert connection.execute_wrappers == [session_rows._hear]
+    assert connection.execute_wrappers == [session_rows._note_deleted]
     assert heard
     heard.clear()
     SessionStore(key).delete()
-    assert (heard, told) == ([], [session_owner(key)])
+    assert (heard, told) == ([], [session_identity(key)])
 
 
 def test_a_site_without_sessions_in_the_database_is_left_alone(
@@ -333,7 +333,7 @@ def test_a_log_in_ends_that_of_the_cookie_before_it(
 ) -> None:
     alice = User.objects.create_user("alice")
     user_logged_in.send(sender=User, request=request_with(cookie, key), user=alice)
-    expected = [(DISCONNECT, session_owner("a" * 32))] if is_told else []
+    expected = [(DISCONNECT, session_identity("a" * 32))] if is_told else []
     assert [each for each in told if isinstance(each, tuple)] == expected
 
 

@@ -107,31 +107,31 @@ def test_pairs_with_tls() -> None:
 
 def test_the_owner_is_the_master_of_the_slot(slots: Slots) -> None:
     assert (key_slot(LOW) < 8192, key_slot(HIGH) < 8192) == (True, False)
-    assert (slots.owner(LOW), slots.owner(HIGH)) == (A, B)
+    assert (slots.node_of(LOW), slots.node_of(HIGH)) == (A, B)
     assert not slots.is_stale
 
 
 def test_a_channel_has_no_owner_before_the_map_is_learned_and_where_it_has_a_hole() -> None:
     slots = Slots([A])
-    assert slots.owner(LOW) is None
+    assert slots.node_of(LOW) is None
     slots.learn(A, ANSWER[:1])
-    assert (slots.owner(LOW), slots.owner(HIGH)) == (A, None)
+    assert (slots.node_of(LOW), slots.node_of(HIGH)) == (A, None)
 
 
 def test_a_node_without_a_host_is_the_one_that_was_asked() -> None:
     slots = Slots([A])
     slots.learn(C, [[0, 8191, [b"", 7009, b"id"]], [8192, 16383, [None, 7010, b"id"]]])
-    assert (slots.owner(LOW), slots.owner(HIGH)) == ((C[0], 7009), (C[0], 7010))
+    assert (slots.node_of(LOW), slots.node_of(HIGH)) == ((C[0], 7009), (C[0], 7010))
     slots.moved(B, MovedError(f"{key_slot(LOW)} :7011"))
-    assert slots.owner(LOW) == (B[0], 7011)
+    assert slots.node_of(LOW) == (B[0], 7011)
 
 
 def test_addresses_are_remapped_everywhere() -> None:
     slots = Slots([A], lambda node: ("proxy", node[1]))
     slots.learn(A, ANSWER)
-    assert slots.owner(LOW) == ("proxy", 7000)
+    assert slots.node_of(LOW) == ("proxy", 7000)
     slots.moved(A, MovedError(f"{key_slot(LOW)} 10.0.0.2:7001"))
-    assert slots.owner(LOW) == ("proxy", 7001)
+    assert slots.node_of(LOW) == ("proxy", 7001)
 
 
 def test_who_is_lost_is_asked_last(slots: Slots) -> None:
@@ -147,31 +147,31 @@ def test_who_is_lost_is_asked_last(slots: Slots) -> None:
 
 def test_without_sharded_pubsub_one_node_serves_all_until_it_is_lost(slots: Slots) -> None:
     slots.is_sharded = False
-    first = slots.owner(LOW)
+    first = slots.node_of(LOW)
     assert first in (A, B)
-    assert slots.owner(HIGH) == first
+    assert slots.node_of(HIGH) == first
     slots.lost(C)
-    assert slots.owner(LOW) == first
+    assert slots.node_of(LOW) == first
     assert first is not None
     slots.lost(first)
-    second = slots.owner(LOW)
+    second = slots.node_of(LOW)
     assert {first, second} == {A, B}
     assert second is not None
     slots.learn(A, ANSWER)
     assert slots.is_sharded  # asked anew: the servers may have been replaced
     slots.is_sharded = False
-    assert slots.owner(LOW) == second  # a new map moves nobody
+    assert slots.node_of(LOW) == second  # a new map moves nobody
 
 
 def test_without_sharded_pubsub_and_any_master_nobody_serves() -> None:
     slots = Slots([A])
     slots.learn(A, [])
     slots.is_sharded = False
-    assert slots.owner(LOW) is None
+    assert slots.node_of(LOW) is None
     slots.learn(A, ANSWER[:1])
     slots.is_sharded = False
     slots.lost(A)
-    assert slots.owner(LOW) is None
+    assert slots.node_of(LOW) is None
 
 
 # Refusals

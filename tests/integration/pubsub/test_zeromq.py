@@ -235,7 +235,7 @@ async def test_what_was_under_way_when_its_topic_was_given_back_is_dropped(
     async with asyncio.timeout(SECONDS):
         while not received:
             backend._given = 0  # as the stream does, which nobody reads here
-            received.extend(backend.at_hand())
+            received.extend(backend.read_nowait())
             await asyncio.sleep(0.005)
     assert received == [("other", b"last")]
     await backend.close()
@@ -652,7 +652,7 @@ async def test_a_probe_among_what_is_at_hand_confirms(broker: BrokerProcess) -> 
         async with asyncio.timeout(SECONDS):
             while not backend.is_confirmed("room"):
                 backend._given = 0  # as the stream does, which nobody reads here
-                assert backend.at_hand() == []
+                assert backend.read_nowait() == []
                 await asyncio.sleep(0.005)
             await subscribing
     finally:

@@ -15,7 +15,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from django_ws.server.options import Options
-from django_ws.server.workers.heartbeat import LOOK_SECONDS, Turns
+from django_ws.server.workers.heartbeat import LOOK_SECONDS, Heartbeat
 from django_ws.server.workers.main_thread import SIGNAL, Stack, tell_on_signal
 from django_ws.server.workers.shared_table import Row, Table
 from django_ws.server.workers.supervisor import Supervisor
@@ -69,38 +69,38 @@ class TestTurns:
         return Table().take()
 
     def test_that_do_not_come_are_counted(self, row: Row) -> None:
-        turns, pid = Turns(row), os.getpid()
+        heartbeat, pid = Heartbeat(row), os.getpid()
         row.show(0, accepts=True)
-        assert turns.look(100.0, pid) == 0
-        assert turns.look(101.0, pid) == 1
-        assert turns.look(102.5, pid) == 2.5
+        assert heartbeat.look(100.0, pid) == 0
+        assert heartbeat.look(101.0, pid) == 1
+        assert heartbeat.look(102.5, pid) == 2.5
         row.show(0, accepts=True)
-        assert turns.look(103.5, pid) == 0
-        assert turns.look(104.5, pid) == 1
+        assert heartbeat.look(103.5, pid) == 0
+        assert heartbeat.look(104.5, pid) == 1
 
     def test_are_not_missed_while_nobody_looked(self, row: Row) -> None:
         """The machine slept, for example."""
-        turns, pid = Turns(row), os.getpid()
+        heartbeat, pid = Heartbeat(row), os.getpid()
         row.show(0, accepts=True)
-        turns.look(100.0, pid)
-        assert turns.look(5000.0, pid) == 2 * LOOK_SECONDS
+        heartbeat.look(100.0, pid)
+        assert heartbeat.look(5000.0, pid) == 2 * LOOK_SECONDS
 
     def test_are_not_missed_while_the_process_is_stopped(self, row: Row) -> None:
         with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-            turns = Turns(row)
+            heartbeat = Heartbeat(row)
             row.show(0, accepts=True)
-            turns.look(100.0, process.pid)
+            heartbeat.look(100.0, process.pid)
             with Stopped(process.pid):
-                assert turns.look(101.0, process.pid) == 0
+                assert heartbeat.look(101.0, process.pid) == 0
             until(lambda: state(process.pid) != "T", "its going on", SECONDS)
-            assert turns.look(102.0, process.pid) == 1
+            assert heartbeat.look(102.0, process.pid) == 1
             process.kill()
 
     def test_are_not_missed_where_the_process_has_gone(self, row: Row) -> None:
-        turns = Turns(row)
+        heartbeat = Heartbeat(row)
         row.show(0, accepts=True)
-        turns.look(100.0, 0)
-        assert turns.look(101.0, 0) == 1
+        heartbeat.look(100.0, 0)
+        assert heartbeat.look(101.0, 0) == 1
 
 
 class FakeChild:

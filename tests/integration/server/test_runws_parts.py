@@ -292,9 +292,9 @@ class TestConfiguration:
     @pytest.mark.parametrize(
         ("given", "used"),
         [
-            ("auto", "http.httptools:BoundedHttpTools"),
-            ("httptools", "http.httptools:BoundedHttpTools"),
-            ("h11", "http.h11:BoundedH11"),
+            ("auto", "http.httptools:LimitedHttpTools"),
+            ("httptools", "http.httptools:LimitedHttpTools"),
+            ("h11", "http.h11:LimitedH11"),
         ],
     )
     def test_http(self, given: str, used: str) -> None:
@@ -302,7 +302,7 @@ class TestConfiguration:
 
     def test_http_without_httptools(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("django_ws.server.config.find_spec", lambda name: None)
-        assert http_protocol("auto") == "django_ws.server.http.h11:BoundedH11"
+        assert http_protocol("auto") == "django_ws.server.http.h11:LimitedH11"
 
 
 class TestImporting:
@@ -461,12 +461,12 @@ class TestProcesses:
     def test_the_fate_of_a_child(self) -> None:
         child = Child("child", end_with, 5)
         child.process.join(30)
-        assert child.fate == "exit code 5"
+        assert child.outcome == "exit code 5"
         child.close()
         killed = Child("child", wait_for_ever)
         os.kill(killed.process.pid or 0, 40)  # which has no name of its own
         killed.process.join(30)
-        assert killed.fate == "signal 40"
+        assert killed.outcome == "signal 40"
         killed.tell("anything")  # type: ignore[arg-type]
         killed.close()
 
@@ -572,7 +572,7 @@ class TestProcesses:
         assert worker.kill_at <= time.monotonic()
         supervisor._look()
         worker.child.process.join(SECONDS)
-        assert worker.child.fate == "SIGKILL"
+        assert worker.child.outcome == "SIGKILL"
         supervisor._look()
         assert supervisor.workers == []
 
@@ -585,7 +585,7 @@ class TestProcesses:
         supervisor._look()
         assert worker.kill_at == float("inf")  # it is killed once
         worker.child.process.join(30)
-        assert worker.child.fate == "SIGKILL"
+        assert worker.child.outcome == "SIGKILL"
         supervisor._look()
         assert supervisor.workers == []
         supervisor._broker.close()
@@ -596,7 +596,7 @@ class TestProcesses:
         [worker] = supervisor.workers
         supervisor._retire(worker)
         kill_at = worker.kill_at
-        supervisor._hear(worker, Report.READY)
+        supervisor._receive(worker, Report.READY)
         assert worker.kill_at == kill_at < float("inf")
         worker.child.process.join(30)
         supervisor._look()
@@ -802,7 +802,7 @@ class TestHandingOver:
         self, server: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         ended: list[bool] = []
-        monkeypatch.setattr(worker, "bound_the_rest", lambda: ended.append(True))
+        monkeypatch.setattr(worker, "limit_the_rest", lambda: ended.append(True))
 
         async def nothing(*args: Any) -> None: ...
 

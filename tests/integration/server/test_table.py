@@ -27,10 +27,10 @@ def test_another_process_writes_what_this_one_reads() -> None:
     assert mine.fewest_elsewhere() is None
     child = Child("shows", show, others, 5)
     until(lambda: not child.is_alive, "its end")
-    assert child.fate == "exit code 0"
+    assert child.outcome == "exit code 0"
     child.close()
     assert mine.fewest_elsewhere() == 5
-    assert others.last_turn > 0
+    assert others.last_beat > 0
 
 
 def test_it_leaves_no_descriptor_open() -> None:
@@ -69,7 +69,7 @@ def test_rows_are_given_again() -> None:
     first.show(5, accepts=True)
     shared.give_back(first)
     again = shared.take()
-    assert (again.number, again.last_turn) == (first.number, 0.0)
+    assert (again.number, again.last_beat) == (first.number, 0.0)
     assert second.number != again.number
     shared.give_back(again)
     shared.give_back(second)

@@ -187,7 +187,7 @@ async def test_nothing_is_left_of_two_log_ins(staff: User, customer: User) -> No
         assert len(recheck_here()._all) == 2
         login = the_handler().request.login
         assert login.user == customer
-        assert {user_topic(staff), user_topic(customer)} < set(login.owners)
+        assert {user_topic(staff), user_topic(customer)} < set(login.identities)
     assert recheck_here()._all == {}
 
 

@@ -25,7 +25,7 @@ from pytest_django import Settings
 
 from django_ws import ConnectionClosed, WebSocketHandler
 from django_ws.auth import amake_ticket, make_ticket
-from django_ws.auth.session_owner import session_owner
+from django_ws.auth.session_identity import session_identity
 from django_ws.pubsub.hub import user_index
 from django_ws.pubsub.hub.registry import running_hub
 from django_ws.testing import HandshakeRejected, WebSocketClient
@@ -129,7 +129,7 @@ async def test_the_end_is_remembered_for_a_while(
         assert hub is not None
         await sync_to_async(browser.logout)()
         await ends(ws)
-        assert list(hub.users._ended) == [session_owner(cookies["sessionid"])]
+        assert list(hub.users._ended) == [session_identity(cookies["sessionid"])]
         subscriber: Any = object()
 
         def is_forgotten() -> bool:

@@ -25,7 +25,7 @@ from django_ws.auth.login import Login
 from django_ws.auth.orders import publish
 from django_ws.auth.recheck import recheck_here
 from django_ws.auth.session import SessionLogin
-from django_ws.auth.session_owner import session_owner
+from django_ws.auth.session_identity import session_identity
 from django_ws.auth.signals import connect
 from django_ws.pubsub.envelope import seal_disconnect
 from django_ws.pubsub.hub.registry import running_hub
@@ -121,7 +121,7 @@ async def test_an_asynchronous_log_out(alice: User) -> None:
 async def test_an_order_in_the_event_loop_of_the_sockets(alice: User) -> None:
     [here] = await sync_to_async(browsers)(alice)
     async with client(Quiet, cookies=here.cookies) as ws:
-        publish(seal_disconnect(session_owner(here.key), 4401, "the log-in has ended"))
+        publish(seal_disconnect(session_identity(here.key), 4401, "the log-in has ended"))
         await ends(ws)
 
 
@@ -131,7 +131,7 @@ async def test_a_log_out_in_an_event_loop_without_a_hub(alice: User) -> None:
 
     def log_out() -> None:
         async def view() -> None:
-            publish(seal_disconnect(session_owner(here.key), 4401, "the log-in has ended"))
+            publish(seal_disconnect(session_identity(here.key), 4401, "the log-in has ended"))
 
         asyncio.run(view())
 
@@ -146,7 +146,7 @@ async def test_a_log_out_that_cannot_be_told_in_such_a_loop_is_logged(
 ) -> None:
     def log_out() -> None:
         async def view() -> None:
-            publish(seal_disconnect(session_owner("a" * 32), 4401, "the log-in has ended"))
+            publish(seal_disconnect(session_identity("a" * 32), 4401, "the log-in has ended"))
 
         asyncio.run(view())  # which waits for its threads
 

@@ -68,8 +68,8 @@ async def test_a_lazy_user_is_watched_as_any_other(alice: User, change: str) -> 
 
 
 def test_no_owner_is_told_twice(alice: User) -> None:
-    login = Login(alice, owners=["a", user_topic(alice), "a", "b"])
-    assert login.owners == (user_topic(alice), "a", "b")
+    login = Login(alice, identities=["a", user_topic(alice), "a", "b"])
+    assert login.identities == (user_topic(alice), "a", "b")
 
 
 def test_a_time_that_is_none_is_refused_where_it_is_given(alice: User) -> None:

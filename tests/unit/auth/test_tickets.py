@@ -180,10 +180,10 @@ def test_log_in_by_a_ticket_belongs_to_the_session_it_was_made_in(alice: User) -
     assert isinstance(with_session, SessionLogin)
     assert isinstance(without, Login)
     assert async_to_sync(SessionLogin.ended)([with_session]) == set()
-    assert set(with_session.owners) - set(without.owners) == {
-        owner for owner in with_session.owners if "session" in owner
+    assert set(with_session.identities) - set(without.identities) == {
+        identity for identity in with_session.identities if "session" in identity
     }
-    assert len(with_session.owners) == len(without.owners) + 1
+    assert len(with_session.identities) == len(without.identities) + 1
     end = client.session.get_expiry_date().timestamp()
     assert with_session.expires_at == pytest.approx(end, abs=5)
     assert without.expires_at is None
@@ -217,7 +217,7 @@ def test_ticket_beside_a_session_of_nobody_or_of_somebody_else(
     tickets = [make_ticket(request_of(alice, session)) for _ in range(2)]
     login = async_to_sync(TicketAuthenticator().authenticate)(tickets[0])
     assert login is not None
-    assert len(login.owners) == (3 if logged_in else 1)
+    assert len(login.identities) == (3 if logged_in else 1)
     assert enter(tickets[1]) == "alice"
 
 

@@ -372,7 +372,7 @@ def one_alone(
     # Leaving is noticed at once.
     monkeypatch.setattr("django_ws.connection.inbound.SWEEP_SECONDS", 0.01)
     yield
-    assert (limits._count, limits._owners, limits._counts) == (0, {}, {})
+    assert (limits._count, limits._counted_as, limits._counts) == (0, {}, {})
 
 
 async def forever() -> None:

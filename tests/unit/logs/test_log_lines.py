@@ -55,7 +55,7 @@ SITE = "an exception in the site's own code, as in a view"
 
 NOT_THROTTLED = {
     "auth/orders.py": {"_publish_here": "one for each log-in, log-out or change of a user"},
-    "auth/session_rows.py": {"_hear": "a defect of the library"},
+    "auth/session_rows.py": {"_note_deleted": "a defect of the library"},
     "auth/signals.py": {"_session_ended": SITE},
     "auth/tokens/ticket.py": {"__init__": ONCE},
     "drain.py": {"_await_end": ONCE, "drain": ONCE},

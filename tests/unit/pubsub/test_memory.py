@@ -170,8 +170,8 @@ async def test_what_is_at_hand_leaves_the_loop_its_turns() -> None:
         MemoryPublisher(None, PREFIX, {}).publish([("topic", b"%d" % n) for n in range(150)])
         await asyncio.sleep(0)
         first = await anext(stream)
-        found = [first, *backend.at_hand()]
+        found = [first, *backend.read_nowait()]
         assert len(found) == memory.AT_ONCE
-        assert backend.at_hand() == []
-        found += [await anext(stream), *backend.at_hand()]
+        assert backend.read_nowait() == []
+        found += [await anext(stream), *backend.read_nowait()]
         assert found == [("topic", b"%d" % n) for n in range(150)]

@@ -14,17 +14,17 @@ async def test_time_counts_over_several_and_anew_after_a_pass(
     counted = TimeSlice()
     counted.begin()
     now += 0.6 * TURN_SECONDS
-    assert not counted.are_over()
+    assert not counted.is_over()
     counted.finish()
     now += 1.0  # in which others ran
     counted.begin()
     now += 0.6 * TURN_SECONDS
-    assert counted.are_over()
+    assert counted.is_over()
     counted.finish()
     counted.begin()
-    assert counted.are_over()
+    assert counted.is_over()
     await counted.pass_on()
-    assert not counted.are_over()
+    assert not counted.is_over()
     counted.begin()
     now += 0.6 * TURN_SECONDS
-    assert not counted.are_over()
+    assert not counted.is_over()

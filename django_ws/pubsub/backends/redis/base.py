@@ -19,7 +19,7 @@ class TopicListener(Protocol):
 
     def stream(self) -> AsyncIterator[Received]: ...
 
-    def at_hand(self) -> Sequence[Received]: ...
+    def read_nowait(self) -> Sequence[Received]: ...
 
 
 L = TypeVar("L", bound=TopicListener)
@@ -42,5 +42,5 @@ class ListeningBackend(Backend, Generic[L]):
     def stream(self) -> AsyncIterator[Received]:
         return self._listener.stream()
 
-    def at_hand(self) -> Sequence[Received]:
-        return self._listener.at_hand()
+    def read_nowait(self) -> Sequence[Received]:
+        return self._listener.read_nowait()

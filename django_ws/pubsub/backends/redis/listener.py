@@ -150,7 +150,7 @@ class Listener:
             self._wake_stream.clear()
             await self._wake_stream.wait()
 
-    def at_hand(self) -> Sequence[Received]:
+    def read_nowait(self) -> Sequence[Received]:
         received = list(self._waiting)
         self._waiting.clear()  # its size still counts: the stream has not been asked for more
         return received

@@ -183,7 +183,7 @@ class ClusterBackend(ListeningBackend[ClusterListener]):
 
     def queue_of(self, topic: str) -> Hashable:
         """The node, as far as is known."""
-        return self._nodes.slots.owner(channel_of(self._site, topic))
+        return self._nodes.slots.node_of(channel_of(self._site, topic))
 
     async def _has_slots(self, delivery: Delivery) -> bool:
         """False where no node tells which slots are whose."""

@@ -85,7 +85,7 @@ class Delivery:
         self._is_redirected = False
         self._is_sharded = self._slots.is_sharded
         for message in left:
-            if node := self._slots.owner(message.channel):
+            if node := self._slots.node_of(message.channel):
                 batches.setdefault(node, []).append(message)
                 self._unanswered.add(message.number)
             else:

@@ -32,7 +32,7 @@ class ClusterListener:
     """One connection to each node that serves a topic. For one event loop's thread only.
 
     A topic without a place (its node is lost, its slot has moved or is served by nobody) waits
-    in ``_homeless`` for the task that finds it a new one.
+    in ``_unassigned`` for the task that finds it a new one.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class ClusterListener:
         self._nodes = nodes
         self._site = site
         self.contact = contact  # asks a node how it stands with the others
-        self._homeless: dict[bytes, Topic] = {}
+        self._unassigned: dict[bytes, Topic] = {}
         self._unconfirmed: set[Topic] = set()
         self._listeners: dict[Node, NodeListener] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -72,8 +72,8 @@ class ClusterListener:
     def stream(self) -> AsyncIterator[Received]:
         return self._inbox.stream()
 
-    def at_hand(self) -> Sequence[Received]:
-        return self._inbox.at_hand()
+    def read_nowait(self) -> Sequence[Received]:
+        return self._inbox.read_nowait()
 
     async def subscribe(self, names: Collection[str]) -> None:
         loop = asyncio.get_running_loop()
@@ -82,7 +82,7 @@ class ClusterListener:
             channel = channel_of(self._site, name)
             topic = self._topics.get(channel)
             if topic is None:
-                topic = self._topics[channel] = self._homeless[channel] = Topic(name, channel)
+                topic = self._topics[channel] = self._unassigned[channel] = Topic(name, channel)
                 self._unconfirmed.add(topic)
             if not topic.is_confirmed:
                 topic.waiter = topic.waiter or loop.create_future()
@@ -103,7 +103,7 @@ class ClusterListener:
             topic = self._topics.pop(channel_of(self._site, name), None)
             if topic is None:
                 continue
-            self._homeless.pop(topic.channel, None)
+            self._unassigned.pop(topic.channel, None)
             self._unconfirmed.discard(topic)
             if topic.node is not None:
                 topic.node.leave(topic)
@@ -147,7 +147,7 @@ class ClusterListener:
             self._nodes.slots.is_stale = True
             topic.shunned = node.address
             topic.rests_until = time.monotonic() + SHUN_SECONDS
-            self._make_homeless(node, topic)
+            self._unassign(node, topic)
 
     def moved(self, node: NodeListener, error: MovedError) -> None:
         """The slot is not at the node, and the node knows where it is."""
@@ -175,7 +175,7 @@ class ClusterListener:
         self._nodes.slots.lost(address)
         for topic in node.all_topics():
             topic.left = topic.left or address
-            self._make_homeless(node, topic)
+            self._unassign(node, topic)
         self._outage.go_on(name_of(address), error, node.heard_at)
 
     def _send_on(self, node: NodeListener, topic: Topic) -> None:
@@ -184,14 +184,14 @@ class ClusterListener:
         topic.moves += 1
         if topic.moves > QUICK_MOVES:
             topic.rests_until = time.monotonic() + jitter(ASK_SECONDS)
-        self._make_homeless(node, topic)
+        self._unassign(node, topic)
 
-    def _make_homeless(self, node: NodeListener, topic: Topic) -> None:
+    def _unassign(self, node: NodeListener, topic: Topic) -> None:
         node.forget(topic)
         topic.is_lost = topic.is_lost or topic.is_confirmed
         topic.is_confirmed = False
         self._unconfirmed.add(topic)
-        self._homeless[topic.channel] = topic
+        self._unassigned[topic.channel] = topic
         self._wake.set()
 
     # Finding places
@@ -200,7 +200,7 @@ class ClusterListener:
         while True:
             self._wake.clear()
             second_gap = self._tell_second_gaps()
-            if self._homeless and self._nodes.slots.is_stale and time.monotonic() >= self._ask_at:
+            if self._unassigned and self._nodes.slots.is_stale and time.monotonic() >= self._ask_at:
                 await self._ask_slots()
             wait = self._place()
             for listener in list(self._listeners.values()):
@@ -246,8 +246,8 @@ class ClusterListener:
         now = time.monotonic()
         again_at = math.inf
         is_known = not slots.is_stale
-        for topic in list(self._homeless.values()):
-            address = slots.owner(topic.channel)
+        for topic in list(self._unassigned.values()):
+            address = slots.node_of(topic.channel)
             if address is None:
                 if is_known:
                     self._outage.go_on(self._nodes.server, ClusterDownError(NO_NODE))
@@ -260,7 +260,7 @@ class ClusterListener:
                 slots.is_stale = True  # meanwhile another node may get the slot
                 again_at = min(again_at, rests_until)
                 continue
-            del self._homeless[topic.channel]
+            del self._unassigned[topic.channel]
             listener = self._listeners.get(address)
             if listener is None:
                 listener = NodeListener(address, self._nodes.pool(address), self._inbox, self)
@@ -268,7 +268,7 @@ class ClusterListener:
                 self._tasks.add(listener.task)
                 listener.task.add_done_callback(self._tasks.discard)
             listener.join(topic, slots.is_sharded)
-        if not self._homeless:
+        if not self._unassigned:
             self._questions = 0
             return math.inf
         return max(0.0, min(again_at, self._ask_at) - now)

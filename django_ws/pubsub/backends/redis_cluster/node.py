@@ -94,7 +94,7 @@ class Inbox:
             self.wake.clear()
             await self.wake.wait()
 
-    def at_hand(self) -> Sequence[Received]:
+    def read_nowait(self) -> Sequence[Received]:
         return [self._next() for _ in range(len(self.waiting))]
 
     def _next(self) -> Received:

@@ -26,13 +26,13 @@ class Slots:
         self._remap = remap or (lambda node: node)
         self._masters: list[Node] = []
         self._replicas: list[Node] = []
-        self._owners: list[Node | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
+        self._node_of_slot: list[Node | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
         self._any: Node | None = None
         self._lost: set[Node] = set()
 
-    def owner(self, channel: bytes) -> Node | None:
+    def node_of(self, channel: bytes) -> Node | None:
         """None where no node serves it."""
-        return self._owners[key_slot(channel)] if self.is_sharded else self._any
+        return self._node_of_slot[key_slot(channel)] if self.is_sharded else self._any
 
     def candidates(self) -> list[Node]:
         """Whom to ask for the map: known ones in random order, the configured, the lost."""
@@ -42,15 +42,16 @@ class Slots:
 
     def learn(self, asked: Node, answer: Any, command: Any = (b"",)) -> None:
         """Take what ``asked`` has answered to CLUSTER SLOTS and COMMAND INFO SSUBSCRIBE."""
-        owners: list[Node | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
+        node_of_slot: list[Node | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
         masters: set[Node] = set()
         replicas: set[Node] = set()
         for first, last, *nodes in answer:
             master, *others = [self._node(asked, host, port) for host, port, *_ in nodes]
-            owners[first : last + 1] = [master] * (last + 1 - first)
+            node_of_slot[first : last + 1] = [master] * (last + 1 - first)
             masters.add(master)
             replicas.update(others)
-        self._owners, self._masters, self._replicas = owners, sorted(masters), sorted(replicas)
+        self._node_of_slot = node_of_slot
+        self._masters, self._replicas = sorted(masters), sorted(replicas)
         if self._any not in masters:
             self._any = random.choice(self._masters) if masters else None
         self._lost.discard(asked)  # the others stay the last to ask, until they answer
@@ -60,7 +61,7 @@ class Slots:
 
     def moved(self, asked: Node, error: AskError) -> None:
         """Take a MOVED. The map is stale then: seldom has one slot moved alone."""
-        self._owners[error.slot_id] = self._node(asked, error.host, error.port)
+        self._node_of_slot[error.slot_id] = self._node(asked, error.host, error.port)
         self.is_stale = True
 
     def lost(self, node: Node) -> None:

@@ -346,7 +346,7 @@ class ZeroMQBackend(Backend):
             else:
                 await asyncio.sleep(0)
 
-    def at_hand(self) -> Sequence[Received]:
+    def read_nowait(self) -> Sequence[Received]:
         received = []
         with suppress(zmq.Again):
             while self._given < AT_ONCE:

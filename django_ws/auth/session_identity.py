@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 
-def session_owner(session_key: str) -> str:
+def session_identity(session_key: str) -> str:
     """What a log-out names to find the connections of a session.
 
     Not the key, which would log in whoever reads it on its way through Redis.
