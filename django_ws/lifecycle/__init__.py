@@ -1,1 +1,1 @@
-"""The life of a connection, from the handshake to the final clean-up. Start with ``run.py``."""
+"""A connection from the handshake to the final clean-up. Start with ``phases.py``."""

@@ -155,7 +155,7 @@ async def live(life: Life) -> None:
             busy[inbound] = False  # as inbound.hook_starts(), without the calls
             if watch.timer is None:
                 watch.start()
-            if calls.lock is not None and not await _lock_for_message(inbound, calls):
+            if calls.lock is not None and not await _lock_for_message(inbound, calls, calls.lock):
                 continue
             try:
                 if takes_bytes and isinstance(data, bytes):
@@ -220,13 +220,10 @@ async def _takes(
     return bool(is_done) or inbound.stopped
 
 
-async def _lock_for_message(inbound: Inbound, calls: Calls) -> bool:
+async def _lock_for_message(inbound: Inbound, calls: Calls, lock: asyncio.Lock) -> bool:
     """Wait until no other hook runs. False if we have closed meanwhile: what came before is
     not handled then.
     """
-    lock = calls.lock
-    if lock is None:
-        return True
     place, calls.place = calls.place, "on_broadcast"
     try:
         await lock.acquire()

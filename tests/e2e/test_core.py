@@ -72,7 +72,7 @@ def test_sync_hooks_answer_like_async_ones(visit: Visit) -> None:
         for number in range(20):
             client.send(str(number))
         assert [json.loads(client.recv(5)) for _ in range(20)] == list(range(20))
-    assert visit.events("on_connect")
+    visit.wait_for("on_connect")
     assert len(visit.ended()) == 1
 
 
@@ -325,6 +325,6 @@ def test_acting_in_on_close_fails_in_order(visit: Visit) -> None:
     with visit.connect("acts-in-on-close/") as client:
         client.close(1000)
     closed = visit.closed_once()
-    assert visit.events("send")[0]["code"] == closed["code"]
-    assert visit.events("start_task")
-    assert visit.events("closed again")[0]["code"] == closed["code"]
+    assert visit.wait_for("send")["code"] == closed["code"]
+    visit.wait_for("start_task")
+    assert visit.wait_for("closed again")["code"] == closed["code"]
