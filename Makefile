@@ -14,7 +14,7 @@ help: ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
 demo: ## Serve the example project at http://127.0.0.1:8000 and 8001 (PORT=... for other ports)
-	scripts/make-venv .venv demo,server
+	scripts/make-venv .venv demo
 	$(BIN)/python example_project/manage.py migrate --verbosity 0
 	$(BIN)/python example_project/manage.py createdemousers
 	exec scripts/demo $(PORT) $(FRONT_END_PORT)
@@ -27,7 +27,7 @@ quick: ## Check the code and run the unit tests, in less than a minute
 	$(PYTEST) tests/unit
 
 test: ## Check and test everything, on two Pythons where the machine has them
-	scripts/make-venv .venv dev,demo,server
+	scripts/make-venv .venv dev,demo
 	scripts/install-system-packages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -39,12 +39,12 @@ test: ## Check and test everything, on two Pythons where the machine has them
 	WORKERS=$(WORKERS) scripts/test-other-python
 
 bench: ## Measure speed and memory beside other frameworks
-	scripts/make-venv .venv dev,demo,server
+	scripts/make-venv .venv dev,demo
 	scripts/install-system-packages
 	$(BIN)/python -m benchmarks
 
 faults: ## Run the freezes, fuzzing and soaks that `make test` leaves out
-	scripts/make-venv .venv dev,demo,server
+	scripts/make-venv .venv dev,demo
 	scripts/install-system-packages
 	$(BIN)/python -m pytest -m faults --timeout 900 --hypothesis-profile faults
 
