@@ -36,7 +36,7 @@ from django_ws.pubsub.hub.registry import ensure_hub, hub_of
 from django_ws.pubsub.outgoing import broadcast_of, messages_of
 from django_ws.request import WebSocketRequest
 from django_ws.threads.any_thread import Done, Failed, act, done
-from django_ws.types import Subscriber
+from django_ws.types import HandlerType, Subscriber
 
 logger = logging.getLogger("django.ws.request")
 
@@ -47,7 +47,7 @@ _text = TextCodec()
 _nothing_to_do = Done(None)
 
 
-class WebSocketHandler:
+class WebSocketHandler(metaclass=HandlerType):
     """One instance lives for each connection. Subclass it, override hooks, name it in ``ws_urls``.
 
     Hooks may be ``async def``, or ``def``: these run in a bounded thread and may use the ORM

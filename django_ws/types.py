@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABCMeta
 from collections.abc import Awaitable, Callable, Container, MutableMapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 # https://asgi.readthedocs.io/en/latest/specs/main.html
 Scope = MutableMapping[str, Any]
@@ -11,6 +12,23 @@ Event = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 ASGIApplication = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+if TYPE_CHECKING:
+
+    class HandlerType(ABCMeta, Sequence[Any]):
+        """What type checkers see as the class of a handler class; really it is ``type``.
+
+        The stubs of Django let ``path()`` take views, and sequences of routes. So a handler class
+        counts as such a sequence, and ``path("ws/", Handler)`` needs no override. ``ABCMeta``,
+        so that a handler may be abstract, too.
+        """
+
+        # A handler may have attributes of these names.
+        index: Any
+        count: Any
+
+else:
+    HandlerType = type
 
 
 class Subscriber(Protocol):

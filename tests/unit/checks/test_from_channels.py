@@ -122,7 +122,7 @@ async def test_following_the_advice_gives_a_handler_that_serves() -> None:
 
 
 async def test_a_handler_in_channels_own_router_says_where_it_belongs() -> None:
-    routes: list[Any] = [path("ws/", WebSocketHandler)]  # type: ignore[arg-type]
+    routes: list[Any] = [path("ws/", WebSocketHandler)]
     router = URLRouter(routes)
     with pytest.raises(TypeError, match=r"WebSocketHandler is a handler class, no ASGI applic.*"):
         await router({"type": "websocket", "path": "/ws/"}, None, None)

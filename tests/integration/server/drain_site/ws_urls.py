@@ -76,5 +76,5 @@ urlpatterns = [
     path("floods/", Floods),
     path("blocks/", Blocks),
     path("connects/", Connects),
-    path("application/", application),
+    path("application/", application),  # type: ignore[arg-type]
 ]
