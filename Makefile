@@ -20,7 +20,7 @@ demo: ## Serve the example project at http://127.0.0.1:8000 and 8001 (PORT=... f
 	exec scripts/demo $(PORT) $(FRONT_END_PORT)
 
 quick: ## Check the code and run the unit tests, in less than a minute
-	scripts/make-venv .venv dev,demo,server
+	scripts/make-venv .venv dev,demo
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(CHECKED)
