@@ -16,22 +16,23 @@ LONGEST_INTERVAL = 600.0
 
 
 class LossLog:
-    """Told at once, then at growing intervals with their number, then once that they are over.
+    """The first loss is logged at once, later ones together at growing intervals, the end once.
 
-    The intervals begin again when nothing was lost for one of them. For the loop's thread only.
+    When nothing was lost for a whole interval, the intervals are short again. For the loop's
+    thread only.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._number = 0  # not told yet
+        self._number = 0  # not logged yet
         self._error: BroadcastError | None = None  # the last one
         self._interval = 0.0
         self._next = 0.0  # when the next line may be written
         self._timer: asyncio.TimerHandle | None = None
-        self._is_told = False
+        self._is_logged = False
 
     def add(self, number: int, error: BroadcastError) -> None:
-        """So many messages were lost."""
+        """Count ``number`` lost messages, and log them now or later."""
         self._number += number
         self._error = error
         if self._timer is None:
@@ -41,7 +42,7 @@ class LossLog:
                 self._timer = self._loop.call_at(self._next, self.tell, context=Context())
 
     def tell(self) -> None:
-        """Write what has not been told yet."""
+        """Log the losses that have not been logged yet."""
         self._stop_timer()
         if self._number:
             now = self._loop.time()
@@ -53,13 +54,13 @@ class LossLog:
             lost = counted(self._number, "broadcast was lost", "broadcasts were lost")
             logger.warning("%s: %s", lost, self._error)
             self._number = 0
-            self._is_told = True
+            self._is_logged = True
 
     def end(self) -> None:
-        """Broadcasts are taken again."""
-        if self._is_told:
+        """Log that broadcasts are taken again, if a loss was logged before."""
+        if self._is_logged:
             assert self._error is not None
-            self._is_told = False
+            self._is_logged = False
             self._stop_timer()
             logger.warning(
                 "Broadcasts are taken again by %s; %s lost meanwhile.",

@@ -12,15 +12,15 @@ from django_ws.pubsub.outbox.loss_log import LossLog
 from django_ws.pubsub.outbox.publish_queue import Call, Message, Part, PublishQueue
 
 MAX_WAITING_BYTES = 64 * 1024 * 1024  # one message always fits
-MESSAGE_BYTES = 700  # what a waiting message takes beside its data, roughly
-EXPIRY_SECONDS = 0.02  # at least, between two looks for what is too late
-MAX_QUEUES = 64  # that are kept while nothing waits in them
+MESSAGE_BYTES = 700  # memory of a waiting message in addition to its data, roughly
+EXPIRY_SECONDS = 0.02  # at least, between two checks of the deadlines
+MAX_QUEUES = 64  # more than that: idle ones are removed
 
 
 class Outbox:
     """For one event loop, and its thread only.
 
-    ``publish_many`` hands over to the backend; ``backend`` tells which that is now.
+    ``publish_many`` publishes through the backend; ``backend`` returns the current backend.
     """
 
     def __init__(
@@ -33,8 +33,8 @@ class Outbox:
         self._publish_many = publish_many
         self._backend = backend
         self._queues: dict[Hashable, PublishQueue] = {}
-        # A topic keeps its queue while messages wait in it, and so their order, whatever the
-        # backend says meanwhile: by topic, with their number.
+        # By topic: its queue, and the number of its messages there. While messages wait, a topic
+        # keeps its queue, and so their order, even if the backend now names another one.
         self._places: dict[str, tuple[PublishQueue, int]] = {}
         self._size = 0
         self._expiry: asyncio.TimerHandle | None = None
@@ -114,13 +114,13 @@ class Outbox:
 
     def _new_queue(self, key: Hashable) -> PublishQueue:
         queue = PublishQueue(
-            self._loop, self._publish_many, self._failure, self._release, self._forget_queues
+            self._loop, self._publish_many, self._failure, self._release, self._remove_idle_queues
         )
         self._queues[key] = queue
         return queue
 
-    def _forget_queues(self) -> None:
-        """Those that nothing waits in, if they are many: of servers that are gone, perhaps."""
+    def _remove_idle_queues(self) -> None:
+        """Remove idle queues if there are many. Their servers may be gone."""
         if len(self._queues) > MAX_QUEUES:
             for key, queue in list(self._queues.items()):
                 if queue.is_idle:

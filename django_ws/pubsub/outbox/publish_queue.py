@@ -19,7 +19,7 @@ Message = tuple[str, bytes]
 
 
 class Call:
-    """What somebody asked to publish: over when all its parts are. Untold losses are logged."""
+    """One call of ``Outbox.put``. Ends with its last part; a loss that nobody awaits is logged."""
 
     __slots__ = ("_error", "_losses", "_lost", "_parts", "deadline", "pending")
 
@@ -32,7 +32,7 @@ class Call:
         self._losses: LossLog | None = None
 
     def end_part(self, error: BroadcastError | None, lost: int, losses: LossLog) -> None:
-        """One part is over, and so many of its messages were not taken."""
+        """One part has ended, and ``lost`` of its messages were not published."""
         if error is not None and self._error is None:
             self._error, self._losses = error, losses
         self._lost += lost
@@ -54,17 +54,17 @@ class Part:
         self._is_over = False
 
     def end(self, error: BroadcastError | None, lost: int, losses: LossLog) -> None:
-        """Tell the outcome. The first call counts."""
+        """Report the outcome to the call. Later outcomes are ignored."""
         if not self._is_over:
             self._is_over = True
             self.call.end_part(error, lost, losses)
 
 
 class PublishQueue:
-    """Its one writer runs while anything waits. For the loop's thread only.
+    """One task publishes, as long as messages wait. For the loop's thread only.
 
-    ``release`` is called for each part that will not be sent any more, or has been; ``rest`` when
-    nothing is left.
+    ``on_release`` is called for each part that has been published or dropped, ``on_idle`` when
+    nothing waits any more.
     """
 
     def __init__(
@@ -72,19 +72,19 @@ class PublishQueue:
         loop: asyncio.AbstractEventLoop,
         publish_many: Callable[[list[Message]], Awaitable[None]],
         failure: Callable[[str], BroadcastError],
-        release: Callable[[Part], None],
-        rest: Callable[[], None],
+        on_release: Callable[[Part], None],
+        on_idle: Callable[[], None],
     ) -> None:
         self._loop = loop
         self._publish_many = publish_many
         self._failure = failure
-        self._release = release
-        self._rest = rest
+        self._on_release = on_release
+        self._on_idle = on_idle
         self._waiting: deque[Part] = deque()
         self._under_way: list[Part] = []
         self.writer: asyncio.Task[None] | None = None
         self.losses = LossLog(loop)
-        self._limit: asyncio.Timeout | None = None  # of what is under way
+        self._timeout: asyncio.Timeout | None = None  # of the batch under way
 
     @property
     def is_idle(self) -> bool:
@@ -94,22 +94,22 @@ class PublishQueue:
     def put(self, part: Part) -> None:
         self._waiting.append(part)
         if self.writer is None or self.writer.done():  # cancelled before its first step
-            # In an empty context: it outlives whoever is the first to publish. Not by
-            # loop.create_task(): an eager factory would run it before it is known here.
+            # In an empty context, since it outlives the first caller. Not by loop.create_task():
+            # an eager task factory would run it before self.writer is set.
             self.writer = asyncio.Task(
                 self._write(), loop=self._loop, name="django_ws outbox", context=Context()
             )
 
     def expire(self) -> float | None:
-        """Fail what should be over by now. Returns when the next one should be."""
+        """Fail the parts whose deadline has passed. Returns the next deadline, if there is one."""
         now = self._loop.time()
         for part in self._under_way:
             if part.call.deadline <= now:
                 part.end(self._failure(TOO_LATE), len(part.messages), self.losses)
             else:
                 return part.call.deadline
-        if self._limit is not None and self._limit.when() is None:
-            self._limit.reschedule(now)  # nobody waits any more
+        if self._timeout is not None and self._timeout.when() is None:
+            self._timeout.reschedule(now)  # nobody waits any more
         while self._waiting and self._waiting[0].call.deadline <= now:
             self._drop(self._waiting.popleft(), self._failure(TOO_LATE))
         return self._waiting[0].call.deadline if self._waiting else None
@@ -125,7 +125,7 @@ class PublishQueue:
         self.losses.tell()
 
     def _drop(self, part: Part, error: BroadcastError) -> None:
-        self._release(part)
+        self._on_release(part)
         part.end(error, len(part.messages), self.losses)
 
     async def _write(self) -> None:
@@ -137,28 +137,28 @@ class PublishQueue:
             self.writer = None
             while self._waiting:  # the writer was cancelled: its event loop ends
                 self._drop(self._waiting.popleft(), self._failure("cancelled"))
-            self._rest()
+            self._on_idle()
 
     async def _write_batch(self, batch: list[Message]) -> None:
         try:
-            async with asyncio.timeout(None) as self._limit:  # expire() sets it
+            async with asyncio.timeout(None) as self._timeout:  # expire() sets it
                 await self._publish_many(batch)
         except BroadcastError as failure:
-            self._tell(failure)
+            self._end_batch(failure)
         except TimeoutError:
-            self._tell(self._failure(TOO_LATE))
-        except Exception as defect:  # of the backend: the next ones shall go out
+            self._end_batch(self._failure(TOO_LATE))
+        except Exception as defect:  # a bug in the backend: go on with the next batch
             error = self._failure(f"{type(defect).__name__}: {defect}")
             error.__cause__ = defect
-            self._tell(error)
+            self._end_batch(error)
         except BaseException:
-            self._tell(self._failure("cancelled"))
+            self._end_batch(self._failure("cancelled"))
             raise
         else:
-            self._tell(None)
+            self._end_batch(None)
 
     def _next_batch(self) -> list[Message]:
-        """Without what is too late already."""
+        """The next messages. Those whose deadline has passed are dropped."""
         batch: list[Message] = []
         size = 0
         now = self._loop.time()
@@ -174,14 +174,14 @@ class PublishQueue:
             self._under_way.append(self._waiting.popleft())
         return batch
 
-    def _tell(self, error: BroadcastError | None) -> None:
-        """What became of the messages under way. A caller's failure is not its neighbour's."""
-        self._limit = None
+    def _end_batch(self, error: BroadcastError | None) -> None:
+        """End the parts under way, each with the error of its own messages."""
+        self._timeout = None
         parts, self._under_way = self._under_way, []
         index = 0
         for part in parts:
             after = index + len(part.messages)
-            self._release(part)
+            self._on_release(part)
             if error is None:
                 part.end(None, 0, self.losses)
             elif error.errors:
