@@ -15,14 +15,14 @@ _closed = ThrottledLog(logger, logging.WARNING, "servers that answer again")
 
 
 class NotTried(ConnectionError):
-    """The server was not asked, since it does not answer."""
+    """The call was refused without asking the server, since it has not answered before."""
 
 
 class Breaker:
-    """Open after a time-out: then calls are refused at once, until a probe is answered.
+    """Opens when a call times out. While it is open, calls are refused at once.
 
-    One of the callers makes the probe, at most one each second. For any thread, but not for a
-    forked child.
+    Once a second at most, one caller probes the server first; an answer closes the breaker. Safe
+    in any thread, but not in a forked child.
     """
 
     PROBE_SECONDS = 0.5  # the longest that a probe may take
@@ -31,13 +31,13 @@ class Breaker:
     def __init__(self, server: str) -> None:
         self.server = server
         self.is_open = False
-        self._reason = ""  # for those that are refused
+        self._reason = ""  # why calls are refused
         self._cause: Exception | None = None
         self._next_probe = 0.0
         self._lock = threading.Lock()
 
     def open(self, reason: str, cause: Exception) -> None:
-        """A call has ended in vain after all the time that it had."""
+        """Refuse calls from now on: a call has timed out."""
         with self._lock:
             self._next_probe = time.monotonic() + self.EVERY_SECONDS
             was_open, self.is_open = self.is_open, True
@@ -53,25 +53,25 @@ class Breaker:
             )
 
     def failed(self, error: Exception, reason: str, *, is_silence: bool) -> None:
-        """A call has failed: for want of an answer, or at once, as where nobody listens."""
+        """A call has failed. ``is_silence``: the server gave no answer in time."""
         if is_silence:
             self.open(reason, error)
         elif not isinstance(error, NotTried):
             self.close()
 
     def close(self) -> None:
-        """It has answered, be it that it refuses."""
+        """Take calls again: the server has answered, even if only with a refusal."""
         if self.is_open:
             self.is_open = False
             _closed.log(self.server, "Broadcasts are taken again: %s answers.", self.server)
 
     def probe_soon(self) -> None:
-        """There is reason to think that it answers again."""
+        """Let the next call probe the server, since it may answer again."""
         self._next_probe = 0.0
 
     def admit(self) -> bool:
-        """Ask before a call. Returns whether it is to probe first; raises ``NotTried`` where it
-        is refused.
+        """To be called before each call. Returns whether the caller must probe first. Raises
+        ``NotTried`` if the call is refused.
         """
         if not self.is_open:
             return False
