@@ -1,9 +1,10 @@
 """The parent of the workers: it starts, replaces, restarts and ends them.
 
-It is not uvicorn's ``Multiprocess``, though that knows the same signals. That one waits for a
-worker to end before it looks at anything else: while sockets are drained, neither a second signal
-nor a death would be noticed. It starts a worker that dies at once again and again without a
-pause, and takes neither another class of server nor another process beside the workers.
+It is not uvicorn's ``Multiprocess`` (0.54), though that knows the same signals. That one waits for
+a worker to end before it looks at anything else: while connections are drained, neither a second
+signal nor a death would be noticed. Its health check is answered by a thread of the worker, so an
+event loop that hangs counts as healthy. It starts a worker that dies again and again without a
+pause, and takes neither another class of server nor another process as well as the workers.
 """
 
 from __future__ import annotations
