@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 from django.conf import settings as django_settings
+from django.contrib.auth.models import User
 from hypothesis import settings
 
 from django_ws.logs import throttled
@@ -39,6 +40,18 @@ def patient_clients() -> Iterator[None]:
     defaults["timeout"] = 20.0
     yield
     defaults["timeout"] = 1.0
+
+
+@pytest.fixture
+def alice() -> User:
+    """For tests with ``django_db``."""
+    return User.objects.create_user("alice", password="secret")
+
+
+@pytest.fixture
+def bob() -> User:
+    """For tests with ``django_db``."""
+    return User.objects.create_user("bob", password="secret")
 
 
 @pytest.fixture(autouse=True)

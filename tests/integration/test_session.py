@@ -25,12 +25,12 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 
-from django_ws import WebSocketHandler
 from django_ws.exceptions import SessionError
 from django_ws.session import connection_session
 from django_ws.testing import WebSocketClient
 from tests.session_engines import own, own_database
 from tests.support.asgi_peer import PATH, client, route, the_handler, until
+from tests.support.handlers import Quiet
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -107,10 +107,6 @@ class Api:
 @pytest.fixture(params=["async", "sync"])
 def api(request: pytest.FixtureRequest) -> Api:
     return Api(request.param)
-
-
-class Quiet(WebSocketHandler):
-    pass
 
 
 change_on_page = sync_to_async(changed_by_page)

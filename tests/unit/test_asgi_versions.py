@@ -2,12 +2,8 @@
 
 import pytest
 
-from django_ws import WebSocketHandler
 from tests.support.asgi_peer import Peer
-
-
-class Quiet(WebSocketHandler):
-    pass
+from tests.support.handlers import Quiet
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,7 @@ from django_ws import Reject, WebSocketHandler
 from django_ws.lifecycle.background_tasks import Background
 from django_ws.testing import HandshakeRejected, WebSocketClient
 from tests.support.asgi_peer import PATH, SECONDS, Peer, client, handlers, route, until
-
-
-class Quiet(WebSocketHandler):
-    pass
+from tests.support.handlers import Quiet
 
 
 async def forever() -> None:

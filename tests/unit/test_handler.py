@@ -9,10 +9,7 @@ import pytest
 
 from django_ws import WebSocketHandler, WebSocketRequest
 from tests.support.asgi_peer import Peer, client, the_handler, until
-
-
-class Quiet(WebSocketHandler):
-    pass
+from tests.support.handlers import Quiet
 
 
 async def test_the_handler_has_request_args_and_kwargs() -> None:

@@ -30,11 +30,6 @@ def _site(settings: Settings) -> None:
     settings.WS_MIDDLEWARE = ["django_ws.middleware.TicketAuthMiddleware"]
 
 
-@pytest.fixture
-def alice() -> User:
-    return User.objects.create_user("alice", password="secret")
-
-
 def request_of(user: Any, session: Any = None) -> Any:
     request = RequestFactory().get("/")
     request.user = user

@@ -16,11 +16,8 @@ from django_ws.pubsub.hub.registry import running_hub
 from django_ws.pubsub.outbox import outbox, publish_queue
 from django_ws.testing import WebSocketClient
 from tests.support.asgi_peer import PATH, client, the_handler, turns, until
+from tests.support.handlers import Quiet
 from tests.support.redis_server import RedisServer
-
-
-class Quiet(WebSocketHandler):
-    pass
 
 
 @pytest.fixture

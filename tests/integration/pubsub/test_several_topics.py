@@ -19,6 +19,7 @@ from django_ws.testing import WebSocketClient
 from tests.integration.pubsub.test_zeromq import BrokerProcess
 from tests.support.asgi_peer import PATH, SECONDS, client, handlers, route, the_handler, turns
 from tests.support.fickle import FickleBackend, fickle  # noqa: F401  (a fixture)
+from tests.support.handlers import Quiet
 from tests.support.redis_cluster import RedisCluster
 from tests.support.redis_server import RedisServer
 
@@ -100,10 +101,6 @@ def test_the_hook_is_told_the_first_topic_that_the_connection_has_joined() -> No
 
 
 # Copies that come at different times, as from several nodes of a cluster
-
-
-class Quiet(WebSocketHandler):
-    pass
 
 
 def the_hub() -> Hub:

@@ -28,6 +28,7 @@ from django_ws.pubsub.hub.registry import running_hub
 from django_ws.testing import WebSocketClient
 from tests.support.asgi_peer import PATH, SECONDS, Peer, client, handlers, route, the_handler, until
 from tests.support.fickle import FickleBackend, fickle  # noqa: F401  (a fixture)
+from tests.support.handlers import Quiet
 from tests.support.redis_server import RedisServer
 
 
@@ -39,10 +40,6 @@ class Telling(WebSocketHandler):
 
     async def on_open(self) -> None:
         await self.send(self.id)
-
-
-class Quiet(WebSocketHandler):
-    pass
 
 
 class Room(WebSocketHandler):

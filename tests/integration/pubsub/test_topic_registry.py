@@ -7,18 +7,15 @@ from typing import Any
 import pytest
 from pytest_django import Settings
 
-from django_ws import WebSocketHandler, abroadcast
+from django_ws import abroadcast
 from django_ws.exceptions import BroadcastError
 from django_ws.pubsub.hub import topic_registry as rooms_module
 from django_ws.pubsub.hub.hub import Hub
 from django_ws.pubsub.hub.registry import running_hub
 from tests.support.asgi_peer import client, the_handler, until
 from tests.support.fickle import FickleBackend, fickle  # noqa: F401  (a fixture)
+from tests.support.handlers import Quiet
 from tests.support.redis_server import RedisServer
-
-
-class Quiet(WebSocketHandler):
-    pass
 
 
 def the_hub() -> Hub:

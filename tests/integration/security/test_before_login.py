@@ -40,11 +40,6 @@ def _site(settings: Settings) -> None:
     settings.SESAME_MAX_AGE = 30
 
 
-@pytest.fixture
-def alice() -> User:
-    return User.objects.create_user("alice")
-
-
 class Watchful(WebSocketHandler):
     """Notes each hook."""
 

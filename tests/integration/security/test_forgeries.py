@@ -73,11 +73,6 @@ def alice() -> User:
 
 
 @pytest.fixture
-def bob() -> User:
-    return User.objects.create_user("bob", password="secret")
-
-
-@pytest.fixture
 def output() -> Iterator[Output]:
     with listening() as heard:
         yield heard

@@ -41,11 +41,6 @@ def _site(settings: Settings) -> None:
 
 
 @pytest.fixture
-def alice() -> User:
-    return User.objects.create_user("alice", password="secret")
-
-
-@pytest.fixture
 def output() -> Iterator[Output]:
     with listening() as heard:
         yield heard

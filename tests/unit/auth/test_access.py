@@ -49,11 +49,6 @@ def _nothing_has_run() -> None:
     ran.clear()
 
 
-@pytest.fixture
-def alice() -> User:
-    return User.objects.create_user("alice", password="secret")
-
-
 def may(user: User, codename: str) -> User:
     user.user_permissions.add(Permission.objects.get(codename=codename))
     return User.objects.get(pk=user.pk)

@@ -19,16 +19,13 @@ from django_ws.auth.login import Login
 from django_ws.auth.recheck import recheck_here
 from django_ws.testing import HandshakeRejected, WebSocketClient
 from tests.support.asgi_peer import PATH, client, the_handler, until
+from tests.support.handlers import Quiet
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 SESSION = "django_ws.middleware.AuthMiddleware"
 TOKEN = "django_ws.middleware.TokenAuthMiddleware"
 other: Any = None  # whom the middleware makes of everybody
-
-
-class Quiet(WebSocketHandler):
-    pass
 
 
 class ActAs:

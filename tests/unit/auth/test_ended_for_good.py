@@ -23,7 +23,7 @@ from django.utils.functional import SimpleLazyObject
 from django.utils.timezone import now
 from pytest_django import Settings
 
-from django_ws import ConnectionClosed, WebSocketHandler
+from django_ws import ConnectionClosed
 from django_ws.auth import amake_ticket, make_ticket
 from django_ws.auth.session_identity import session_identity
 from django_ws.pubsub.hub import user_index
@@ -31,19 +31,11 @@ from django_ws.pubsub.hub.registry import running_hub
 from django_ws.testing import HandshakeRejected, WebSocketClient
 from tests.support.asgi_peer import PATH, client, route, the_handler, until
 from tests.support.fickle import FickleBackend, fickle  # noqa: F401  (a fixture)
+from tests.support.handlers import Quiet
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 TICKETS = ["django_ws.middleware.TicketAuthMiddleware"]
-
-
-class Quiet(WebSocketHandler):
-    pass
-
-
-@pytest.fixture
-def alice() -> User:
-    return User.objects.create_user("alice", password="secret")
 
 
 def browser_of(user: User) -> Client:

@@ -15,7 +15,7 @@ from django_ws.exceptions import StateError
 from django_ws.testing import WebSocketClient
 from tests.support.asgi_peer import PATH, SECONDS, Peer, client, handlers, the_handler, turns, until
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("alice")]
 
 SECRET = "right-token"
 happened: list[str] = []
@@ -52,11 +52,6 @@ class TokenHandler(WebSocketHandler):
 
     async def on_close(self) -> None:
         happened.append("on_close")
-
-
-@pytest.fixture(autouse=True)
-def alice() -> User:
-    return User.objects.create_user("alice")
 
 
 async def closes(ws: WebSocketClient, code: int = 4401) -> None:

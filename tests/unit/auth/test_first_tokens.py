@@ -30,11 +30,6 @@ pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
-def alice() -> User:
-    return User.objects.create_user("alice", password="secret")
-
-
-@pytest.fixture
 def key(alice: User) -> str:
     return str(Token.objects.create(user=alice).key)
 

@@ -32,24 +32,11 @@ from django_ws.pubsub.hub.registry import running_hub
 from django_ws.testing import HandshakeRejected, WebSocketClient
 from tests.support.asgi_peer import PATH, Peer, client, the_handler, until
 from tests.support.fickle import FickleBackend, fickle  # noqa: F401  (a fixture)
+from tests.support.handlers import Quiet
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 MIDDLEWARE = "django_ws.middleware.AuthMiddleware"
-
-
-class Quiet(WebSocketHandler):
-    pass
-
-
-@pytest.fixture
-def alice() -> User:
-    return User.objects.create_user("alice", password="secret")
-
-
-@pytest.fixture
-def bob() -> User:
-    return User.objects.create_user("bob", password="secret")
 
 
 class Browser:

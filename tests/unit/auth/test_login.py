@@ -22,13 +22,9 @@ from django_ws.auth.session import SessionLogin
 from django_ws.auth.tokens import TokenLogin
 from django_ws.testing.login import session_cookie
 from tests.support.asgi_peer import client, the_handler
+from tests.support.handlers import Quiet
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def alice() -> User:
-    return User.objects.create_user("alice", password="secret")
 
 
 lazy_user: Any = None
@@ -42,10 +38,6 @@ def sets_lazy_user(func: Any) -> Any:
         await func(ws)
 
     return middleware
-
-
-class Quiet(WebSocketHandler):
-    pass
 
 
 @pytest.mark.parametrize("change", ["nothing", "password", "deleted"])

@@ -20,21 +20,17 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 
-from django_ws import WebSocketHandler
 from django_ws.auth.recheck import recheck_here
 from django_ws.auth.session import SessionLogin
 from django_ws.auth.session_user import SessionUsers
 from django_ws.testing import HandshakeRejected, WebSocketClient
 from tests.support.asgi_peer import PATH, SECONDS, client, handlers, until
+from tests.support.handlers import Quiet
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 MODEL_BACKEND = "django.contrib.auth.backends.ModelBackend"
 trouble: dict[str, Exception] = {}  # what asking for these users raises
-
-
-class Quiet(WebSocketHandler):
-    pass
 
 
 class OwnBackend(ModelBackend):

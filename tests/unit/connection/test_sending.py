@@ -16,12 +16,9 @@ from django_ws import ConnectionClosed, WebSocketHandler
 from django_ws.codecs import BytesCodec
 from django_ws.exceptions import EncodeError, SendTimeout, StateError, WebSocketError
 from tests.support.asgi_peer import Peer, client, turns, until
+from tests.support.handlers import Quiet
 
 LOG = "django.ws.request"
-
-
-class Quiet(WebSocketHandler):
-    """Only sends what the test sends through it."""
 
 
 async def test_awaiting_send_returns_when_the_server_has_taken_the_message() -> None:

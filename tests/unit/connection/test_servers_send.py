@@ -13,14 +13,11 @@ import pytest
 
 from django_ws import ConnectionClosed, WebSocketHandler
 from tests.support.asgi_peer import Peer, turns, until
+from tests.support.handlers import Quiet
 
 LOG = "django.ws.request"
 
 Call = Coroutine[Any, Any, None]
-
-
-class Quiet(WebSocketHandler):
-    """Only sends what the test sends through it."""
 
 
 class OnlyNext:

@@ -8,10 +8,7 @@ from pytest_django import Settings
 
 from django_ws import CloseCode, ConnectionClosed, WebSocketHandler
 from tests.support.asgi_peer import Peer, client, until
-
-
-class Quiet(WebSocketHandler):
-    pass
+from tests.support.handlers import Quiet
 
 
 class Telling(WebSocketHandler):

@@ -19,10 +19,6 @@ from tests.support.asgi_peer import PATH, SECONDS, Peer, handlers, route, turns,
 Call = Callable[[WebSocketHandler], Awaitable[None]]
 
 
-class Quiet(WebSocketHandler):
-    pass
-
-
 class Noting(WebSocketHandler):
     """Notes each run of ``on_close``."""
 

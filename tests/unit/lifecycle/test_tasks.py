@@ -22,10 +22,7 @@ from django_ws import (
 from django_ws.codecs import BytesCodec, Codec, JSONCodec, MessagePackCodec, TextCodec
 from django_ws.lifecycle.tasks import sleep_loop
 from tests.support.asgi_peer import Peer, client, turns, until
-
-
-class Quiet(WebSocketHandler):
-    pass
+from tests.support.handlers import Quiet
 
 
 class Telling(WebSocketHandler):

@@ -20,6 +20,7 @@ from django_ws.request import WebSocketRequest
 from django_ws.testing import HandshakeRejected, WebSocketClient
 from tests.support.altered import with_headers, with_scope
 from tests.support.asgi_peer import PATH, SECONDS, Peer, client, handlers, route, until
+from tests.support.handlers import Quiet
 
 HTTP: dict[str, Any] = {"websocket.http.response": {}}
 
@@ -28,10 +29,6 @@ HTTP: dict[str, Any] = {"websocket.http.response": {}}
 def counts_afresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """What an earlier test has counted does not count here."""
     monkeypatch.setattr(limits, "_refused", {})
-
-
-class Quiet(WebSocketHandler):
-    pass
 
 
 def refusal(peer: Peer) -> tuple[int, dict[bytes, bytes], bytes]:

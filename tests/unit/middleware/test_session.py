@@ -56,11 +56,6 @@ def routes(settings: Settings) -> None:
     settings.ROOT_WS_URLCONF = __name__
 
 
-@pytest.fixture
-def alice() -> User:
-    return User.objects.create_user("alice", password="secret")
-
-
 class PlainBackend:
     """As Django documents it: two methods, and no base class."""
 

@@ -117,16 +117,6 @@ def _site(settings: Settings) -> None:
 
 
 @pytest.fixture
-def alice() -> User:
-    return User.objects.create_user("alice", password="secret")
-
-
-@pytest.fixture
-def bob() -> User:
-    return User.objects.create_user("bob", password="secret")
-
-
-@pytest.fixture
 def key(alice: User) -> str:
     return str(Token.objects.create(user=alice).key)
 

@@ -67,11 +67,6 @@ def _site(settings: Settings) -> None:
     ]
 
 
-@pytest.fixture
-def alice() -> User:
-    return User.objects.create_user("alice", password="secret")
-
-
 def token_of(user: User, kind: str) -> str:
     match kind:
         case "token":

@@ -20,10 +20,7 @@ from django_ws.pubsub.hub.registry import close_all, publisher_of, running_hub
 from django_ws.testing import HandshakeRejected, WebSocketClient
 from tests.support.asgi_peer import PATH, Peer, client, handlers, the_handler, turns, until
 from tests.support.fickle import FickleBackend, fickle  # noqa: F401  (a fixture)
-
-
-class Quiet(WebSocketHandler):
-    pass
+from tests.support.handlers import Quiet
 
 
 class Room(WebSocketHandler):

@@ -1,0 +1,7 @@
+"""Handlers that many tests need."""
+
+from django_ws import WebSocketHandler
+
+
+class Quiet(WebSocketHandler):
+    """Overrides nothing."""
