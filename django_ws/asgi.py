@@ -8,7 +8,7 @@ from typing import Any
 import django
 from django.conf import settings
 from django.core.handlers.asgi import ASGIHandler
-from django.urls import Resolver404, set_script_prefix
+from django.urls import Resolver404, ResolverMatch, set_script_prefix
 from django.utils import translation
 
 from django_ws import missed_upgrades
@@ -94,6 +94,27 @@ async def new_handler(scope: Scope, receive: Receive, send: Send) -> WebSocketHa
     if event["type"] != "websocket.connect":
         return None  # the client left before the server called
     connection = Connection(scope, receive, send)
+    request = _request_of(connection)
+    if request is None or (match := _match_of(connection, request)) is None:
+        await _finish_refusal(connection)
+        return None
+    limits.enter()  # also who waits: otherwise any number could
+    queue = handshake_queue_of(connection.loop)
+    try:
+        if queue.admits(connection, match.func) or await queue.wait(connection, match.func):
+            return resolve.new_handler(match, connection, request)
+    except BaseException:
+        _leave(connection)
+        connection.release()
+        raise
+    _leave(connection)
+    await _finish_refusal(connection)
+    return None
+
+
+def _request_of(connection: Connection) -> WebSocketRequest | None:
+    """The handshake; None where it is refused for its origin, or since there is no room."""
+    scope = connection.scope
     try:
         cookies_count = check_origin(scope)
     except Refusal as refusal:
@@ -106,22 +127,22 @@ async def new_handler(scope: Scope, receive: Receive, send: Send) -> WebSocketHa
             WebSocketRequest(scope).client_address or "unknown",
         )
         connection.refuse(refusal.status)
-        await _turned_away(connection)
         return None
     if not cookies_count:
-        scope = connection.scope = _without_cookies(scope, connection)
+        connection.scope = _without_cookies(scope, connection)
     if is_draining(connection.loop):
         refuse_for_now(connection)
-        await _turned_away(connection)
         return None
-    request = WebSocketRequest(scope)
-    if limits.is_full(connection, request):
-        await _turned_away(connection)
-        return None
+    request = WebSocketRequest(connection.scope)
+    return None if limits.is_full(connection, request) else request
+
+
+def _match_of(connection: Connection, request: WebSocketRequest) -> ResolverMatch | None:
+    """The route, for the request too; None where no route matches: refused with 404."""
     if request.script_name:
         set_script_prefix(f"{request.script_name}/")
     try:
-        match = resolve.resolve(request.path_info)
+        request.resolver_match = resolve.resolve(request.path_info)
     except Resolver404 as not_found:
         client = request.client_address or "unknown"
         path = connection.path
@@ -129,21 +150,8 @@ async def new_handler(scope: Scope, receive: Receive, send: Send) -> WebSocketHa
             path, "WebSocket %s refused with 404: no route (client %s)", path, client
         )
         connection.refuse(404, _tried(request, not_found) if settings.DEBUG else "Not Found")
-        await _turned_away(connection)
         return None
-    request.resolver_match = match
-    limits.enter()  # also who waits: otherwise any number could
-    queue, target = handshake_queue_of(connection.loop), match.func
-    try:
-        if queue.admits(connection, target) or await queue.wait(connection, target):
-            return resolve.new_handler(match, connection, request)
-    except BaseException:
-        _leave(connection)
-        connection.release()
-        raise
-    _leave(connection)
-    await _turned_away(connection)
-    return None
+    return request.resolver_match
 
 
 def _without_cookies(scope: Scope, connection: Connection) -> Scope:
@@ -158,8 +166,8 @@ def _without_cookies(scope: Scope, connection: Connection) -> Scope:
     return kept
 
 
-async def _turned_away(connection: Connection) -> None:
-    """After a refusal: nobody has the connection any more."""
+async def _finish_refusal(connection: Connection) -> None:
+    """Let the server send the response; then the connection is not used any more."""
     try:
         await connection.settle()
     finally:
@@ -167,7 +175,7 @@ async def _turned_away(connection: Connection) -> None:
 
 
 def _leave(connection: Connection) -> None:
-    """Whatever becomes of it, it takes nobody's place any more."""
+    """It no longer counts towards the limits."""
     limits.leave(connection)
     handshake_queue_of(connection.loop).leave(connection)
 
