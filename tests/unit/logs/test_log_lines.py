@@ -81,7 +81,7 @@ NOT_THROTTLED = {
     "server/workers/loading.py": {"prepared": ONCE},
     "server/workers/open_files.py": {"raise_limit": ONCE},
     "server/workers/last_threads.py": {"_end": ONCE},
-    "server/workers/broker_process.py": {"_bury": ONCE, "_start": ONCE, "look": ONCE},
+    "server/workers/broker_process.py": {"_discard": ONCE, "_start": ONCE, "look": ONCE},
     "server/workers/running.py": {"serve": ONCE},
     "server/workers/supervisor.py": {},  # all of it is about workers
     "server/workers/worker.py": {"_read": ONCE},
