@@ -283,6 +283,7 @@ def test_an_exception_in_a_hook_closes_with_1011(visit: Visit, hook: str) -> Non
 
 def test_an_exception_in_on_connect_refuses_with_500(visit: Visit) -> None:
     assert visit.refused("raises/on_connect/").status_code == visit.kind.status(500)
+    visit.wait_for("on_error")
     assert visit.ended() == []
     assert len(visit.events("on_error")) == 1
     visit.expect_errors("exception in on_connect")
