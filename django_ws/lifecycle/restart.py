@@ -32,7 +32,7 @@ def close_for_restart(life: Life, on_restart: asyncio.Task[None] | None = None) 
     ``WS_CLOSE_TIMEOUT`` from now is over. A handshake is refused at once, also one that waits for
     the first message.
     """
-    if on_restart is None or on_restart.done():
+    if on_restart is None or on_restart.done() or not life.is_open:
         life.handle(Event.RESTART)
     else:
         life.start_end_timer()
