@@ -23,6 +23,8 @@ from tests.e2e.browsing import (
 )
 from tests.support.project import manage
 
+pytestmark = pytest.mark.heavy
+
 
 def next_forecast(connection: WebSocket, city: str) -> dict[str, object]:
     """The next message of the server with a forecast for this city."""

@@ -48,7 +48,7 @@ from tests.session_engines import own
 from tests.support.asgi_peer import PATH, SECONDS, client, the_handler, until
 from tests.user_models.models import DeviceToken, OwnSession
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.heavy, pytest.mark.django_db(transaction=True)]
 
 ONCE, LOOK, STAYS = "at once", "when it is looked at", "stays"
 HERE = "django_ws.middleware"

@@ -25,6 +25,8 @@ from tests.support.listening import Listening, eventually, until_taken
 from tests.support.redis_cluster import RedisCluster
 from tests.support.redis_server import RedisServer
 
+pytestmark = pytest.mark.heavy
+
 REFUSED = r"it does not answer \(.*\): refused until it answers a probe"
 TOO_LATE = r"no answer|took it|not taken"
 SECONDS = 0.8  # that publishing may take

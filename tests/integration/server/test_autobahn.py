@@ -11,6 +11,8 @@ from tests.autobahn.cases import cases, group_of
 from tests.autobahn.verdict import Verdict, judge
 from tests.support.running import Runws
 
+pytestmark = pytest.mark.heavy
+
 logger = logging.getLogger(__name__)
 
 COMMAND = ("-m", "django_ws.server", "tests.support.echo:application")
