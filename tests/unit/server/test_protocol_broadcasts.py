@@ -29,6 +29,14 @@ from tests.support.asgi_peer import handlers, route, until
 from tests.support.wire import CLOSE, FIN, TEXT, Client, frame
 
 
+@pytest.fixture(autouse=True)
+def one_time_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What arrives together is delivered together, also on a busy machine: otherwise topics take
+    turns, and what is promised of the order is only that of each topic.
+    """
+    monkeypatch.setattr("django_ws.pubsub.hub.time_slice.TURN_SECONDS", 60.0)
+
+
 @pytest.fixture
 def sends(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The types of the events that went through the server's ``send``."""

@@ -1,7 +1,8 @@
 """Keeps topics subscribed in a Redis Cluster, at the node that serves their slot.
 
-Not by redis-py's ``ClusterPubSub``: in 8.1 it does not subscribe again at the node that has taken
-over, neither after a kill nor after a move of the slot, and reports no loss.
+Not by redis-py's ``ClusterPubSub``: in 8.1 it moves subscriptions only after a command of its own
+client has refreshed the slots, so after a failover a process that only listens receives nothing
+more; and a frozen node raises no error.
 """
 
 from __future__ import annotations

@@ -5,7 +5,9 @@ It binds two addresses: ``LOCATION`` itself, where it takes what is published, a
 where it gives that out (``.sub`` behind the path of ``ipc://``, the next port of ``tcp://``).
 
 Publishers come to a ROUTER, not to an XSUB, for an XSUB can neither acknowledge nor be asked
-whether the connection carries. Listeners come to an XPUB, which knows their subscriptions.
+whether the connection carries. Listeners come to an XPUB, which knows their subscriptions. A
+``zmq.proxy`` between the two would drop without counting, or let one stuck listener stop all
+others.
 """
 
 from __future__ import annotations
