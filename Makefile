@@ -3,8 +3,8 @@ BIN := .venv/bin
 PORT ?= 8000
 FRONT_END_PORT ?= $(shell expr $(PORT) + 1)
 CHECKED := django_ws tests example_project benchmarks
-# Much of a test's time is waiting: twice as many at once as there are cores.
-WORKERS ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
+# Much of a test's time is waiting: one more at once than there are cores.
+WORKERS ?= $(shell expr 1 + $$(getconf _NPROCESSORS_ONLN))
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
