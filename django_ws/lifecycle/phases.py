@@ -60,7 +60,7 @@ class Reaction(Enum):
 
     LET_FINISH = "leave topics, cancel tasks; messages and the hook have WS_CLOSE_TIMEOUT"
     STOP = "as LET_FINISH, but no further message is handled"
-    LEAVE_TOPICS = "leave topics, cancel tasks"
+    LEAVE_TOPICS = "as STOP, but what runs has no time limit"
 
     CANCEL = "cancel what runs"
     LOG = "log what still runs"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -106,7 +107,7 @@ async def live(life: Life) -> None:
         if not await connect(life):
             return
         try:
-            limits = message_limits_of(handler, connection, lambda: _rate_limited(life))
+            limits = message_limits_of(handler, connection, partial(_rate_limited, life))
         except Exception as error:
             await calls.failed("rate_limit or idle_timeout", error)
             return

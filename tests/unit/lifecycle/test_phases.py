@@ -310,9 +310,7 @@ async def test_two_events_in_one_turn(name: str, first: Event) -> None:
             await run.end()
 
 
-async def test_a_refusal_of_the_middleware_is_the_one_answer() -> None:
-    """Also where it raises, and the client leaves in the same turn."""
-
+async def test_a_hook_that_refuses_as_the_client_leaves_gives_the_one_answer() -> None:
     class Handler(Waits):
         async def on_connect(self) -> None:
             await self.hook("on_connect")
